@@ -1,0 +1,180 @@
+"""Every error that Holdfast raises, in one tree.
+
+    HoldfastError
+    ├── InvalidInput             (also ValueError)  an argument, id, option or file that cannot be used
+    ├── StateError
+    │   ├── UnstorableValue      (also TypeError)   values that cannot be kept, each with its path
+    │   ├── UndeclaredType       a stored value of a type that this workflow does not declare
+    │   └── StateConflict        the session changed since it was loaded
+    ├── RunError
+    │   ├── RunInProgress        one object runs one run at a time
+    │   └── RunNotFound
+    ├── AgentError               an agent that cannot be run as it is configured
+    └── StorageError
+        ├── StorageBusy          not begun within the timeout; nothing was written
+        ├── OutcomeUnknown       begun, but whether it was committed is not known
+        ├── StorageClosed        used after close()
+        ├── StorageFull          no space left, or a size limit reached
+        ├── StorageReadOnly
+        ├── ForeignDatabase      not a Holdfast database
+        ├── SchemaTooNew         written by a newer release
+        ├── DatabaseReplaced     the file was removed, replaced or emptied
+        ├── CorruptData          a checksum does not match
+        ├── SessionNotFound
+        ├── SessionExists
+        ├── SessionDeleted       deleted while a run was using it
+        └── VersionNotKept       the history does not reach back that far
+
+Rules that must stay true:
+- the docstring of a class is its message: what happened, where, and how to fix it; `{names}` are filled with the
+  facts, which are attributes of the error as well;
+- a message names paths, types and sizes, never a value: values can be secrets.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+
+class HoldfastError(Exception):
+    """{message}"""
+
+    facts: dict[str, Any]
+
+    def __init__(self, message: str = "", /, **facts: Any) -> None:
+        text = inspect.cleandoc(type(self).__doc__ or "").format(message=message, **facts)
+        _fill(self, text, facts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), str(self), self.facts)
+
+
+def _fill(error: HoldfastError, text: str, facts: dict[str, Any]) -> None:
+    Exception.__init__(error, text)
+    error.facts = facts
+    error.__dict__.update(facts)
+
+
+def _restore(kind: type[HoldfastError], text: str, facts: dict[str, Any]) -> HoldfastError:
+    error = kind.__new__(kind)
+    _fill(error, text, facts)
+    return error
+
+
+class InvalidInput(HoldfastError, ValueError):
+    """{message}"""
+
+
+class StateError(HoldfastError):
+    """{message}"""
+
+
+class UnstorableValue(StateError, TypeError):
+    """{count} in the session state cannot be stored:
+    {listing}
+    All other top-level keys were saved; these keep their last stored value until they are mended."""
+
+    problems: tuple[tuple[str, str], ...]
+
+    def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
+        shown = problems[:20]
+        listing = "\n".join(f"  {path}: {reason}" for path, reason in shown)
+        if len(problems) > len(shown):
+            listing += f"\n  ... and {len(problems) - len(shown)} more"
+        count = "1 value" if len(problems) == 1 else f"{len(problems)} values"
+        super().__init__(problems=problems, listing=listing, count=count)
+
+
+class UndeclaredType(StateError):
+    """{path} holds a stored {kind} named {name!r}, which this workflow does not declare.
+    Add the class to `state_types = [{name}]` of the workflow."""
+
+
+class StateConflict(StateError):
+    """Session {session_id!r} is at version {current}, but this run started from version {base}: another run has
+    changed it since. Nothing of this commit was applied; its changes are kept with run {run_id!r} as a refused
+    patch. Run again to start from what is stored now."""
+
+    base: int
+    current: int
+
+
+class RunError(HoldfastError):
+    """{message}"""
+
+
+class RunInProgress(RunError):
+    """This {workflow} object is in the middle of run {run_id!r}. Finish or close that run first, or make another
+    object of the same session, which is cheap: {workflow}(session_id={session_id!r}, storage=...)."""
+
+
+class RunNotFound(RunError):
+    """There is no run {run_id!r} in {where}."""
+
+
+class AgentError(HoldfastError):
+    """{message}"""
+
+
+class StorageError(HoldfastError):
+    """{message}"""
+
+
+class StorageBusy(StorageError):
+    """{where} was busy for {seconds:g} s, so this call did not begin and nothing was written. Another process may
+    be holding it; try again, or give a longer `lock_timeout`."""
+
+
+class OutcomeUnknown(StorageError):
+    """{where} did not say whether a commit was made: {reason}. Load the session again to see."""
+
+
+class StorageClosed(StorageError):
+    """{where} was closed. Make a new storage object to use it again."""
+
+
+class StorageFull(StorageError):
+    """{where} cannot grow: {reason}. Nothing of this commit was written and all earlier commits are kept; free
+    some space and write again."""
+
+
+class StorageReadOnly(StorageError):
+    """{where} cannot be written: {reason}. Check the permissions of the file and of its folder."""
+
+
+class ForeignDatabase(StorageError):
+    """{where} is not a Holdfast database: {reason}. It was left untouched; name another file or table_name."""
+
+
+class SchemaTooNew(StorageError):
+    """{where} has schema {found}, and this release of Holdfast knows schemas up to {known}. Upgrade with
+    `pip install --upgrade holdfast`; nothing was changed."""
+
+
+class DatabaseReplaced(StorageError):
+    """{where} {reason}. Nothing was written. Put the file back, or remove what is left of it ({leftover}) to start
+    an empty database."""
+
+
+class CorruptData(StorageError):
+    """{where}: {what} does not match its checksum, so it is not used. Restore the database from a backup;
+    `holdfast doctor` lists everything that is damaged."""
+
+
+class SessionNotFound(StorageError):
+    """There is no session {session_id!r} in {where}."""
+
+
+class SessionExists(StorageError):
+    """Session {session_id!r} exists already in {where}. Choose another id or delete it first."""
+
+
+class SessionDeleted(StorageError):
+    """Session {session_id!r} was deleted while this run was using it, so this commit was not stored. A new run
+    creates the session again."""
+
+
+class VersionNotKept(StorageError):
+    """Version {version} of session {session_id!r} is not kept: its history begins at version {oldest} and ends at
+    version {newest}."""

@@ -1,0 +1,178 @@
+"""The frozen records that travel between a session, its storage and whoever reads them.
+
+Rules that must stay true:
+- a record is plain data: immutable, without I/O, the same for every backend;
+- state is always encoded here (see `codec.py`): `name` is a top-level key as a path segment, `data` its value as
+  JSON text in UTF-8, `patch` an RFC 6902 JSON Patch over the document of all top-level values;
+- an `owner` is a `user_id`, the empty string standing for `user_id=None`; it is an owner of its own, no wildcard;
+- times are seconds since 1970 in UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RunStatus(StrEnum):
+    """How a run stands. `interrupted` is never stored: it is what a running run becomes when its process died."""
+
+    running = "running"
+    completed = "completed"
+    failed = "failed"
+    cancelled = "cancelled"
+    interrupted = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """The head of one stored session."""
+
+    owner: str
+    session_id: str
+    incarnation: str
+    """A random id given when the session is created: a session deleted and made again is another one."""
+    version: int
+    """The number of the newest change, from 1."""
+    snapshot_version: int
+    """Every change up to this version is contained in the stored values; later ones must be applied to them."""
+    workflow: str
+    """The name of the workflow that created the session."""
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValue:
+    """One top-level value as it was at `version`."""
+
+    name: str
+    position: int
+    """Orders the keys; unique within a session, not contiguous."""
+    version: int
+    size: int
+    """Length of the data in bytes."""
+    data: bytes | None
+    """None when it was left out because it is large: `Storage.read_values` brings it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed change of a session: what makes version `version` out of `version - 1`."""
+
+    version: int
+    commit_id: str
+    run_id: str
+    created_at: float
+    patch: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """What `Storage.load` found: values as of `info.snapshot_version` and the changes since, oldest first.
+
+    When the caller said which version it knows, and that version can be continued, `values` is None and `changes`
+    holds only what came after it.
+    """
+
+    info: SessionInfo
+    values: tuple[StoredValue, ...] | None
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The version of a session that a caller already holds in memory."""
+
+    incarnation: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The values to be stored whole with a commit: all that changed since the last snapshot."""
+
+    values: tuple[StoredValue, ...]
+    """Each with its data; `version` is ignored, the commit's own version is stored."""
+    removed: tuple[str, ...]
+    """Names that the last snapshot held and that no longer exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What ended a failed run."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the model calls of a run used. Cost is in US dollars; None means that a price is unknown, not zero."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        cost = None if self.cost is None or other.cost is None else self.cost + other.cost
+        return Usage(
+            self.requests + other.requests,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            cost,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The record of one run."""
+
+    run_id: str
+    owner: str
+    session_id: str
+    workflow_id: str
+    workflow: str
+    status: RunStatus
+    started_at: float
+    process_id: str
+    """The process that runs it; see `Storage.beat`."""
+    ended_at: float | None = None
+    input: bytes | None = None
+    """Encoded arguments of `run()`, a JSON object by parameter name."""
+    output: bytes | None = None
+    """Encoded content of what it returned or yielded."""
+    error: Failure | None = None
+    usage: Usage = Usage()
+    base_version: int = 0
+    """The version of the session that the run started from."""
+    refused_patch: bytes | None = None
+    """The changes that a `StateConflict` kept out of the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One atomic write. Without a patch it writes the run record only and the session's version stays."""
+
+    owner: str
+    session_id: str
+    commit_id: str
+    """Random; a repeated commit with the same id is recognised and not applied twice."""
+    base: int
+    """The version that the patch was made against; 0 for a session that is not stored yet."""
+    incarnation: str
+    """Of the session that was loaded; for base 0, the one to create it with."""
+    workflow: str
+    patch: bytes | None
+    snapshot: Snapshot | None = None
+    run: Run | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `Storage.check` found to be damaged."""
+
+    where: str
+    what: str

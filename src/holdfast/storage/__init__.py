@@ -1,0 +1,1 @@
+"""Places that keep sessions, interchangeable behind `base.Storage`."""

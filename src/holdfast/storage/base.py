@@ -1,0 +1,134 @@
+"""What a place that keeps sessions must be able to do.
+
+Rules that must stay true:
+- each operation is atomic, and what it acknowledged survives the death of the process;
+- the owner is part of every key: an operation for one owner neither sees nor changes another owner's rows; only
+  `find_sessions`, `find_runs` and `check` span owners, when `owner` is None;
+- everything is synchronous and may be called from any thread;
+- a failure raises a `StorageError`; nothing is retried or swallowed in silence.
+
+`holdfast.testing.StorageConformance` is the executable form of this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+from holdfast.records import Change, Commit, Finding, Known, Run, SessionInfo, StoredSession, StoredValue
+
+INLINE_SIZE = 16_384
+"""Values of more bytes than this are left out of what `load` returns and are read when they are first touched."""
+
+KeepHistory = int | timedelta | None
+"""How much history to keep: a number of versions, an age, or None for all of it."""
+
+
+class Storage(Protocol):
+    """Sessions with their history and runs, by owner. Implemented by the memory and SQL backends."""
+
+    def load(self, owner: str, session_id: str, *, known: Known | None = None, at: int | None = None) -> StoredSession | None:
+        """Read one session in one consistent snapshot; None when it is not stored.
+
+        Args:
+            known: what the caller holds already. If the session's incarnation is the same and every change after
+                `known.version` is kept, only these changes are returned, and `values` is None.
+            at: the version to read instead of the newest: `values` and `changes` then rebuild that version, and
+                `info.version` is `at`, `info.snapshot_version` the version that the values belong to.
+
+        Raises:
+            VersionNotKept: `at` is beyond the kept history, or in the future.
+            CorruptData: something read does not match its checksum.
+        """
+        ...
+
+    def read_values(self, owner: str, session_id: str, names: Sequence[str], *, incarnation: str, at: int) -> dict[str, bytes]:
+        """Read whole values as they were at snapshot version `at`, by name; a name without a value is left out.
+
+        Raises:
+            VersionNotKept: the values of that version are gone.
+            SessionDeleted: there is no session of that incarnation.
+            CorruptData: as for `load`.
+        """
+        ...
+
+    def commit(self, commit: Commit) -> int:
+        """Apply one commit in one transaction and return the session's version after it.
+
+        With a patch: succeeds when the session is at `commit.base`, and makes version `base + 1`; repeating a
+        commit that was applied already returns the version that it made. With a snapshot, its values become the
+        stored values of that version, and history is thinned and pruned as `keep_history` says. With a run, its
+        record is written (inserted or replaced) in the same transaction, and the process is marked alive.
+
+        Raises:
+            StateConflict: the session is at another version; nothing was written.
+            SessionDeleted: base is above 0 and there is no session of that incarnation; nothing was written.
+            StorageBusy: not begun in time; nothing was written.
+            OutcomeUnknown: the backend broke off during the commit; the same commit may be repeated.
+        """
+        ...
+
+    def beat(self, process_id: str, *, stopped: bool = False) -> None:
+        """Say that this process lives (or has ended in order); its running runs are *interrupted* once the last
+        beat is older than `STALE_AFTER` seconds, or it has stopped."""
+        ...
+
+    def changes(self, owner: str, session_id: str, *, after: int = 0, limit: int | None = None) -> tuple[Change, ...]:
+        """The kept changes of one session with a version above `after`, oldest first.
+
+        Raises:
+            SessionNotFound: it is not stored.
+        """
+        ...
+
+    def find_sessions(
+        self, owner: str | None, *, session_id: str | None = None, limit: int | None = None
+    ) -> tuple[SessionInfo, ...]:
+        """Heads of sessions, the last updated first; `owner=None` spans all owners."""
+        ...
+
+    def find_runs(
+        self, owner: str | None, *, session_id: str | None = None, run_id: str | None = None, limit: int | None = None
+    ) -> tuple[Run, ...]:
+        """Records of runs, the last started first, with `interrupted` derived; `owner=None` spans all owners."""
+        ...
+
+    def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
+        """Give a session, its history and its runs another id.
+
+        Raises:
+            SessionNotFound, SessionExists
+        """
+        ...
+
+    def delete_session(self, owner: str, session_id: str) -> None:
+        """Delete a session and everything that belongs to it: values, history and runs.
+
+        Raises:
+            SessionNotFound: it is not stored.
+        """
+        ...
+
+    def prune_session(self, owner: str, session_id: str, keep: KeepHistory) -> int:
+        """Forget history beyond `keep`, except what newer versions need; returns how many changes were forgotten.
+
+        Raises:
+            SessionNotFound: it is not stored.
+        """
+        ...
+
+    def check(self) -> tuple[Finding, ...]:
+        """Verify every checksum and every rule between rows, and the backend's own integrity; () when sound."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was begun and let go of files and connections; later calls raise `StorageClosed`."""
+        ...
+
+
+BEAT_EVERY = 5.0
+"""Seconds between two heartbeats of a process that has runs open."""
+
+STALE_AFTER = 15.0
+"""Seconds after the last heartbeat when a process counts as dead and its runs as interrupted."""
