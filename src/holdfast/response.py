@@ -100,7 +100,7 @@ class RunResponse:
         return {
             name: to_jsonable_python(value)
             for name, value in fields.items()
-            if value is not None and value != [] or name == "content"
+            if (value is not None and value != []) or name == "content"
         }
 
     def to_json(self, indent: int | None = None) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
 
-from holdfast.records import Change, Commit, Finding, Known, Run, SessionInfo, StoredSession, StoredValue
+from holdfast.records import Change, Commit, Finding, Known, Run, SessionInfo, StoredSession
 
 INLINE_SIZE = 16_384
 """Values of more bytes than this are left out of what `load` returns and are read when they are first touched."""
@@ -28,7 +28,9 @@ KeepHistory = int | timedelta | None
 class Storage(Protocol):
     """Sessions with their history and runs, by owner. Implemented by the memory and SQL backends."""
 
-    def load(self, owner: str, session_id: str, *, known: Known | None = None, at: int | None = None) -> StoredSession | None:
+    def load(
+        self, owner: str, session_id: str, *, known: Known | None = None, at: int | None = None
+    ) -> StoredSession | None:
         """Read one session in one consistent snapshot; None when it is not stored.
 
         Args:
@@ -43,7 +45,9 @@ class Storage(Protocol):
         """
         ...
 
-    def read_values(self, owner: str, session_id: str, names: Sequence[str], *, incarnation: str, at: int) -> dict[str, bytes]:
+    def read_values(
+        self, owner: str, session_id: str, names: Sequence[str], *, incarnation: str, at: int
+    ) -> dict[str, bytes]:
         """Read whole values as they were at snapshot version `at`, by name; a name without a value is left out.
 
         Raises:

@@ -1,0 +1,146 @@
+"""The top-level dict that a workflow sees as `session_state`.
+
+Rules that must stay true:
+- it behaves as the plain dict it looks like; only the top level is a subclass, everything nested is an exact built-in;
+- a slot holds either a value, or an `Undecoded` mark for a stored value that nobody has asked for yet. A value
+  that was handed out once may be changed through any alias, so only marks count as untouched;
+- a mark never leaves through a method of the dict. C code that reads the raw slots of a dict subclass (an encoder,
+  a validator) meets the mark itself, whose type says what to do instead;
+- a value that cannot be decoded raises when it is asked for, and stays stored.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, ItemsView, Iterator, ValuesView
+from typing import Any, NoReturn
+
+_ABSENT: Any = object()
+
+
+class Undecoded:
+    """Stands in a slot for a stored value that has not been asked for."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(type(self).__qualname__)
+
+
+# Encoders quote the type's name when they meet a mark in a raw slot; this is the only place for a hint.
+Undecoded.__name__ = Undecoded.__qualname__ = "an undecoded value: pass dict(session_state), not session_state itself"
+
+
+class SessionState(dict[Any, Any]):
+    """A dict whose stored values are decoded when they are first asked for.
+
+    Args:
+        decode: makes the value out of the name of a top-level key; called at most once for each stored value.
+
+    >>> state = SessionState()
+    >>> state["topics"] = ["sqlite"]
+    >>> state | {"n": 1}
+    {'topics': ['sqlite'], 'n': 1}
+    """
+
+    __slots__ = ("_decode", "_lock")
+
+    def __init__(self, decode: Callable[[str], Any] | None = None) -> None:
+        super().__init__()
+        self._decode = decode
+        # Two threads that touch one value for the first time must be given one object. Re-entrant, because the
+        # garbage collector may finalise another run while a value is being decoded.
+        self._lock = threading.RLock()
+
+    def _touch(self, key: Any, slot: Any) -> Any:
+        if type(slot) is not Undecoded:
+            return slot
+        with self._lock:
+            current = dict.get(self, key, _ABSENT)
+            if type(current) is not Undecoded:
+                return slot if current is _ABSENT else current
+            if self._decode is None:
+                raise TypeError("this session_state has no storage to decode from")
+            value = self._decode(current.name)
+            dict.__setitem__(self, key, value)
+            return value
+
+    def _touch_all(self) -> None:
+        for key, slot in self.slots():
+            self._touch(key, slot)
+
+    def slots(self) -> list[tuple[Any, Any]]:
+        """Keys with what their slots hold, marks included, at one moment (the list is made in one step)."""
+        return list(dict.items(self))
+
+    def __getitem__(self, key: Any) -> Any:
+        slot = dict.__getitem__(self, key)
+        return self._touch(key, slot) if type(slot) is Undecoded else slot
+
+    def get(self, key: Any, default: Any = None, /) -> Any:
+        slot = dict.get(self, key, _ABSENT)
+        return default if slot is _ABSENT else self._touch(key, slot)
+
+    def setdefault(self, key: Any, default: Any = None, /) -> Any:
+        return self._touch(key, dict.setdefault(self, key, default))
+
+    def pop(self, key: Any, default: Any = _ABSENT, /) -> Any:
+        if key in self:
+            self._touch(key, dict.get(self, key))
+        return dict.pop(self, key) if default is _ABSENT else dict.pop(self, key, default)
+
+    def popitem(self) -> tuple[Any, Any]:
+        if self:
+            last = next(reversed(self))
+            self._touch(last, dict.get(self, last))
+        return dict.popitem(self)
+
+    # The presence of __iter__ also makes dict(state), {**state} and f(**state) take the way through the methods
+    # above instead of copying raw slots.
+    def __iter__(self) -> Iterator[Any]:
+        return dict.__iter__(self)
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]  # dict's own view type cannot be subclassed
+        self._touch_all()
+        return dict.values(self)
+
+    def items(self) -> ItemsView[Any, Any]:  # type: ignore[override]
+        self._touch_all()
+        return dict.items(self)
+
+    def copy(self) -> dict[Any, Any]:
+        return dict(self)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
+        from copy import deepcopy
+
+        return deepcopy(dict(self), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+    def __eq__(self, other: object) -> bool:
+        self._touch_all()
+        if isinstance(other, SessionState):
+            other._touch_all()
+        return dict.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # as for any dict
+
+    def __or__(self, other: Any) -> Any:
+        return dict(self) | other if isinstance(other, dict) else NotImplemented
+
+    def __ror__(self, other: Any) -> Any:
+        return other | dict(self) if isinstance(other, dict) else NotImplemented
+
+    def __repr__(self) -> str:
+        self._touch_all()
+        return dict.__repr__(self)
