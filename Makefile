@@ -1,0 +1,55 @@
+# make quickstart   install the runtime, write a post, and find it again from another process
+# make test         all tests, with coverage of lines and branches
+# make check        what CI runs: style, types, tests, quickstart
+# make bench        the figures in benchmarks/
+# make soak         the long randomised runs
+# make clean        remove what these targets made
+#
+# Needs Python 3.11 or newer with pip and venv; another interpreter: make PYTHON=python3.13 test
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+QUICKSTART_DB := build/quickstart.db
+
+# The tools that build the package are pinned too: pip before 25.3 reads the first name for that, later ones the second.
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+
+.PHONY: quickstart test check lint bench soak clean
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Holdfast needs Python 3.11 or newer; say which one with: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/runtime.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/development.stamp: $(VENV)/runtime.stamp
+	$(PIP) install --quiet --requirement constraints.txt
+	@touch $@
+
+quickstart: $(VENV)/runtime.stamp
+	@rm -rf $(QUICKSTART_DB)*
+	$(BIN)/holdfast quickstart --db $(QUICKSTART_DB)
+	$(BIN)/holdfast quickstart --db $(QUICKSTART_DB)
+
+lint: $(VENV)/development.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(VENV)/development.stamp
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --cov --cov-report term -m "not soak"
+
+check: lint test quickstart
+
+bench: $(VENV)/development.stamp
+	$(BIN)/python benchmarks/run.py
+
+soak: $(VENV)/development.stamp
+	$(BIN)/python -m pytest -m soak
+
+clean:
+	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
