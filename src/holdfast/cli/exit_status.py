@@ -1,0 +1,56 @@
+"""The exit statuses of the command, and the errors that only the command has.
+
+Rules that must stay true:
+- a status keeps its meaning: scripts depend on it. `docs/command-line.md` lists them all.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from holdfast.errors import (
+    CorruptData,
+    HoldfastError,
+    InvalidInput,
+    RunNotFound,
+    SessionExists,
+    SessionNotFound,
+    StateError,
+    StorageError,
+    VersionNotKept,
+)
+
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+
+
+class DatabaseNotFound(HoldfastError):
+    """There is no database at {where}. Name one with --db or HOLDFAST_DB; a run creates it."""
+
+
+class DamageFound(HoldfastError):
+    """{count} in {where}. Restore it from a backup, or export what is sound and import it into a new database."""
+
+
+_STATUS: Final[tuple[tuple[type[HoldfastError], int], ...]] = (
+    (InvalidInput, 2),
+    (SessionExists, 2),
+    (DatabaseNotFound, 3),
+    (SessionNotFound, 3),
+    (RunNotFound, 3),
+    (VersionNotKept, 3),
+    (CorruptData, 6),
+    (DamageFound, 6),
+    (StateError, 5),
+    (StorageError, 4),
+)
+
+
+def exit_status(error: HoldfastError) -> int:
+    """The status that a command ends with because of an error: that of the first class it belongs to.
+
+    >>> from holdfast.errors import ForeignDatabase
+    >>> exit_status(ForeignDatabase(where="notes.db", reason="its header is not SQLite's"))
+    4
+    """
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), FAILED)
