@@ -1,0 +1,178 @@
+"""Which database a command works on, and the sessions in it.
+
+Rules that must stay true:
+- a database is opened for reading only if it exists; only `run`, `quickstart` and `sessions import` make one;
+- the database is named on stderr, so that nobody reads one and believes it to be another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from holdfast.cli.exit_status import DatabaseNotFound
+from holdfast.cli.output import note
+from holdfast.errors import InvalidInput, SessionNotFound
+from holdfast.records import Run, SessionInfo
+
+if TYPE_CHECKING:
+    from holdfast.storage.sql import SqlWorkflowStorage
+
+DEFAULT_FILE: Final = "holdfast.db"
+
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+
+
+def db_option() -> Callable[[AnyCommand], AnyCommand]:
+    """Add `--db` to a command, as its argument `db`."""
+    return click.option("--db", metavar="FILE|URL", help="The database; else HOLDFAST_DB, else holdfast.db.")
+
+
+def user_option() -> Callable[[AnyCommand], AnyCommand]:
+    """Add `--user-id` to a command, as its argument `user_id`."""
+    return click.option(
+        "--user-id", metavar="ID", help='Only this user\'s; "" for those of no user. Else of all users.'
+    )
+
+
+def narrowing_options(function: AnyCommand) -> AnyCommand:
+    """Add `--db`, `--table` and `--user-id` to a command, as its arguments `db`, `table` and `user_id`."""
+    for option in (
+        user_option(),
+        click.option("--table", metavar="NAME", help="Only this prefix (a storage's table_name). Else all of them."),
+        db_option(),
+    ):
+        function = option(function)
+    return function
+
+
+def named(db: str | None) -> str:
+    """The file or URL of the database to use: what was given, else HOLDFAST_DB, else the default file."""
+    return db or os.environ.get("HOLDFAST_DB") or DEFAULT_FILE
+
+
+def storage_arguments(db: str | None) -> dict[str, str]:
+    """The database as keyword arguments of `SqlWorkflowStorage`.
+
+    >>> storage_arguments("sqlite:///notes.db"), storage_arguments("notes.db")
+    ({'db_url': 'sqlite:///notes.db'}, {'db_file': 'notes.db'})
+    """
+    name = named(db)
+    return {"db_url": name} if "://" in name else {"db_file": name}
+
+
+def existing(db: str | None) -> dict[str, str]:
+    """The same for a database that exists, which is named on stderr.
+
+    Raises:
+        DatabaseNotFound: there is no such file.
+    """
+    arguments = storage_arguments(db)
+    name = arguments.get("db_file") or arguments["db_url"].removeprefix("sqlite:///")
+    if ("db_file" in arguments or arguments["db_url"].startswith("sqlite:")) and not Path(name).expanduser().exists():
+        raise DatabaseNotFound(where=name)
+    note(f"database: {named(db)}")
+    return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A stored session and the storage that it is in."""
+
+    storage: SqlWorkflowStorage
+    info: SessionInfo
+
+
+class Database:
+    """An existing database with all of its prefixes, or the one that was named.
+
+    Args:
+        where: its name.
+        storages: one storage for each prefix.
+        owner: the owner that everything is narrowed to; None spans them.
+    """
+
+    def __init__(self, where: str, storages: list[SqlWorkflowStorage], owner: str | None) -> None:
+        self.where = where
+        self.storages = storages
+        self.owner = owner
+
+    def sessions(self, session_id: str | None = None, limit: int | None = None) -> list[Located]:
+        """The sessions of all prefixes, the last updated first."""
+        found = [
+            Located(storage, info)
+            for storage in self.storages
+            for info in storage.find_sessions(self.owner, session_id=session_id, limit=limit)
+        ]
+        found.sort(key=lambda located: located.info.updated_at, reverse=True)
+        return found[:limit]
+
+    def session(self, session_id: str) -> Located:
+        """The one session of that id.
+
+        Raises:
+            SessionNotFound: there is none.
+            InvalidInput: several owners or prefixes have one.
+        """
+        found = self.sessions(session_id)
+        if not found:
+            raise SessionNotFound(session_id=session_id, where=self.where)
+        if len(found) > 1:
+            places = "; ".join(
+                f"--table {located.storage.table_name} --user-id {located.info.owner!r}" for located in found
+            )
+            raise InvalidInput(f"{len(found)} sessions have the id {session_id!r}. Say which one: {places}")
+        return found[0]
+
+    def runs(
+        self, *, session_id: str | None = None, run_id: str | None = None, limit: int | None = None
+    ) -> list[tuple[str, Run]]:
+        """The runs of all prefixes, each with its prefix, the last started first."""
+        found = [
+            (storage.table_name, run)
+            for storage in self.storages
+            for run in storage.find_runs(self.owner, session_id=session_id, run_id=run_id, limit=limit)
+        ]
+        found.sort(key=lambda pair: pair[1].started_at, reverse=True)
+        return found[:limit]
+
+
+@contextmanager
+def opened(db: str | None, table: str | None = None, user_id: str | None = None) -> Iterator[Database]:
+    """Open an existing database and close it at the end.
+
+    Raises:
+        DatabaseNotFound: there is none.
+        InvalidInput: it has no prefix of the name `table`.
+        StorageError: it cannot be read.
+    """
+    from holdfast.storage.sql import SqlWorkflowStorage, table_names
+
+    arguments = existing(db)
+    names = table_names(**arguments)
+    if table is not None and table not in names:
+        raise InvalidInput(f"{named(db)} has no table {table!r}. It has: {', '.join(names) or 'none'}.")
+    with ExitStack() as stack:
+        storages = []
+        for name in [table] if table is not None else names:
+            storage = SqlWorkflowStorage(table_name=name, **arguments)
+            stack.callback(storage.close)
+            storages.append(storage)
+        yield Database(named(db), storages, user_id)
+
+
+@contextmanager
+def writable(db: str | None, table: str | None) -> Iterator[SqlWorkflowStorage]:
+    """A storage in a database that is made if it is missing; closed at the end."""
+    from holdfast.storage.sql import SqlWorkflowStorage
+
+    note(f"database: {named(db)}")
+    arguments = storage_arguments(db) | ({"table_name": table} if table else {})
+    with closing(SqlWorkflowStorage(**arguments)) as storage:
+        yield storage

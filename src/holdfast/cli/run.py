@@ -1,0 +1,217 @@
+"""`holdfast run TARGET`: any workflow as a command, with the parameters of its `run()` as options.
+
+Rules that must stay true:
+- it uses nothing but what every caller of a workflow has;
+- text is printed as it comes; closing the pipe or Ctrl-C ends the run in order, and what it did is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from holdfast.cli.database import db_option, user_option, writable
+from holdfast.cli.exit_status import FAILED
+from holdfast.cli.output import json_option, note, print_json, printable, readable
+from holdfast.cli.parameters import option_for
+from holdfast.errors import HoldfastError, InvalidInput
+from holdfast.response import RunResponse
+from holdfast.workflow import Workflow
+
+_SESSION_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("--session-id", metavar="ID", help="The session to run in; else a new one."),
+    user_option(),
+    db_option(),
+    click.option("--table", metavar="NAME", help="The storage's table_name.  [default: workflow_sessions]"),
+    json_option,
+]
+
+
+class Targets(click.Group):
+    """A group in which every workflow that can be imported is a command, named by where it is."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        return command_for(load(cmd_name), cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return []
+
+
+def with_session_options(function: Any) -> Any:
+    for option in reversed(_SESSION_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.group("run", cls=Targets, subcommand_metavar="TARGET [ARGUMENTS OF run()]...")
+@with_session_options
+def command(**_: Any) -> None:
+    """Run a workflow: file.py:Class or package.module:Class.
+
+    The parameters of its run() become options: `holdfast run blog.py:BlogPostGenerator --help` lists them. The options
+    below may stand on either side of TARGET; where run() has a parameter of the same name, they stand before it.
+    """
+
+
+def load(target: str) -> type[Workflow]:
+    """The workflow class that a target names.
+
+    Raises:
+        InvalidInput: there is no such file, module or class, or it is not a workflow.
+    """
+    place, separator, name = target.rpartition(":")
+    if not separator or not place or not name:
+        raise InvalidInput(f"{target!r} does not name a workflow. Write file.py:Class or package.module:Class.")
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    found = getattr(module, name, None)
+    if not (inspect.isclass(found) and issubclass(found, Workflow)):
+        known = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Workflow)]
+        listed = ", ".join(key for key in known if key != "Workflow") or "none"
+        raise InvalidInput(f"{place} has no workflow class {name!r}. It has: {listed}.")
+    return found
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InvalidInput(f"There is no file {path}.")
+    # As `python file.py` would: the file's neighbours can be imported.
+    sys.path.insert(0, str(path.resolve().parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that is there but imports one that is not shall show its own traceback.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise InvalidInput(f"There is no module {name!r} in this folder or on the path.") from error
+
+
+def command_for(cls: type[Workflow], target: str) -> click.Command:
+    """The command that runs a workflow, with an option for each parameter of its `run()`."""
+    parameters = [
+        parameter
+        for parameter in list(inspect.signature(cls.run).parameters.values())[1:]
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    function = inspect.unwrap(cls.run)
+    options = [option_for(parameter, function) for parameter in parameters]
+    taken = {name for option in options for name in [*option.opts, *option.secondary_opts]}
+    names = [parameter.name for parameter in parameters]
+
+    @click.pass_context
+    def invoke(ctx: click.Context, /, **given: Any) -> None:
+        assert ctx.parent is not None
+        # What was left out is not passed, so that the default of run() itself holds.
+        sources = {name: ctx.get_parameter_source(name) for name in names}
+        arguments = {name: given.pop(name) for name in names}
+        arguments = {name: arguments[name] for name in names if sources[name] is ParameterSource.COMMANDLINE}
+        settings = {name: value or given.get(name) for name, value in ctx.parent.params.items()}
+        run(cls, arguments, settings)
+
+    made = click.Command(target, callback=invoke, params=[*options], help=inspect.getdoc(function) or cls.description)
+    made.help = (made.help or f"Run {cls.__name__}.").partition("\nArgs:")[0].strip()
+    for option in with_session_options(lambda: None).__click_params__[::-1]:
+        if not taken & set(option.opts):
+            made.params.append(option)
+    return made
+
+
+def run(cls: type[Workflow], arguments: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Run a workflow once and print what it hands out.
+
+    Args:
+        cls: the workflow.
+        arguments: of its `run()`.
+        settings: `session_id`, `user_id`, `db`, `table`, `as_json`.
+    """
+    with writable(settings["db"], settings["table"]) as storage:
+        workflow = cls(session_id=settings["session_id"], user_id=settings["user_id"] or None, storage=storage)
+        note(f"session: {printable(workflow.session_id)}")
+        show = print_response_json if settings["as_json"] else Text()
+        try:
+            hand_out(workflow.run(**arguments), show)
+        except HoldfastError:
+            raise
+        except Exception:  # noqa: BLE001 - this is the outermost boundary: the run's own failure is shown whole
+            traceback.print_exc()
+            note(f"run {workflow.run_id} failed; `holdfast runs show {workflow.run_id}` has its record")
+            click.get_current_context().exit(FAILED)
+        finally:
+            if isinstance(show, Text):
+                show.end()
+        note(f"run: {workflow.run_id}")
+
+
+def hand_out(result: Any, show: Callable[[RunResponse], None]) -> None:
+    """Show every response of a run, whichever kind of function `run()` is."""
+    if isinstance(result, Iterator):
+        with closing(result):  # type: ignore[type-var]
+            for response in result:
+                show(response)
+    elif isinstance(result, AsyncIterator):
+        asyncio.run(_hand_out_async(result, show))
+    elif isinstance(result, Coroutine):
+        show(asyncio.run(result))
+    else:
+        show(result)
+
+
+async def _hand_out_async(result: Any, show: Callable[[RunResponse], None]) -> None:
+    async with aclosing(result):
+        async for response in result:
+            show(response)
+
+
+def print_response_json(response: RunResponse) -> None:
+    """Print one response as one line of JSON."""
+    print_json(response.to_dict())
+    sys.stdout.flush()
+
+
+class Text:
+    """Prints responses as text: an agent's pieces joined as they stream, everything else on lines of its own."""
+
+    def __init__(self) -> None:
+        self._open = False
+
+    def __call__(self, response: RunResponse) -> None:
+        if response.content is None:
+            return
+        streamed = response.agent is not None and isinstance(response.content, str)
+        if not streamed:
+            self.end()
+        if isinstance(response.content, str):
+            text = response.content
+        else:
+            text = "\n".join(readable(response.to_dict()["content"]))
+        click.echo(printable(text, lines=True), nl=not streamed)
+        self._open = streamed and not text.endswith(os.linesep)
+
+    def end(self) -> None:
+        """End a line that is still open."""
+        if self._open:
+            click.echo()
+        self._open = False

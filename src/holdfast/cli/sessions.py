@@ -1,0 +1,297 @@
+"""`holdfast sessions`: what is stored, what changed when, and moving it elsewhere.
+
+Rules that must stay true:
+- everything goes through the storage interface, never through SQL;
+- what deletes or forgets asks first, or needs `--yes` where nobody can be asked.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from holdfast.cli import changes, transfer
+from holdfast.cli.database import Located, narrowing_options, opened, user_option, writable
+from holdfast.cli.output import json_option, moment, note, print_facts, print_json, print_table, printable, readable
+from holdfast.errors import InvalidInput, SessionExists
+from holdfast.patch import decode_patch
+from holdfast.storage.base import KeepHistory
+from holdfast.workflow import check_id
+
+_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
+
+
+@click.group("sessions")
+def command() -> None:
+    """List, show, compare, export, import and delete sessions."""
+
+
+def described(located: Located) -> dict[str, Any]:
+    """A session's head as JSON."""
+    info = located.info
+    return {
+        "session_id": info.session_id,
+        "user_id": info.owner or None,
+        "workflow": info.workflow,
+        "version": info.version,
+        "created_at": info.created_at,
+        "updated_at": info.updated_at,
+        "table": located.storage.table_name,
+    }
+
+
+@command.command("list")
+@narrowing_options
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+@json_option
+def list_sessions(db: str | None, table: str | None, user_id: str | None, limit: int, as_json: bool) -> None:
+    """List sessions, the last updated first."""
+    with opened(db, table, user_id) as database:
+        found = database.sessions(limit=limit)
+    if as_json:
+        print_json([described(located) for located in found])
+    elif not found:
+        note("no sessions")
+    else:
+        rows = [
+            [
+                located.info.session_id,
+                located.info.owner or "-",
+                located.info.workflow,
+                str(located.info.version),
+                moment(located.info.updated_at),
+                located.storage.table_name,
+            ]
+            for located in found
+        ]
+        print_table(["SESSION", "USER", "WORKFLOW", "VERSION", "UPDATED (UTC)", "TABLE"], rows)
+
+
+@command.command()
+@click.argument("session_id")
+@narrowing_options
+@click.option("--version", type=click.IntRange(min=1), help="The state as it was at this version.")
+@json_option
+def show(
+    session_id: str, db: str | None, table: str | None, user_id: str | None, version: int | None, as_json: bool
+) -> None:
+    """Show the state of a session."""
+    with opened(db, table, user_id) as database:
+        located = database.session(session_id)
+        found = changes.read_version(located, version)
+    if as_json:
+        print_json(described(located) | {"version": found.info.version, "state": found.displayed})
+        return
+    print_facts(
+        {
+            "session": session_id,
+            "user": located.info.owner or "-",
+            "workflow": located.info.workflow,
+            "version": f"{found.info.version} of {located.info.version}",
+            "created": moment(located.info.created_at),
+            "updated": moment(located.info.updated_at),
+        }
+    )
+    click.echo()
+    for line in readable(found.displayed):
+        click.echo(line)
+
+
+@command.command()
+@click.argument("session_id")
+@narrowing_options
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The newest so many.")
+@json_option
+def history(session_id: str, db: str | None, table: str | None, user_id: str | None, limit: int, as_json: bool) -> None:
+    """Show what changed at which version and by which run, the newest first."""
+    with opened(db, table, user_id) as database:
+        located = database.session(session_id)
+        info = located.info
+        found = located.storage.changes(info.owner, session_id, after=max(0, info.version - limit))
+    entries = [(change, decode_patch(change.patch)) for change in reversed(found)]
+    if as_json:
+        print_json(
+            [
+                {
+                    "version": change.version,
+                    "created_at": change.created_at,
+                    "run_id": change.run_id or None,
+                    "patch": changes.as_json(operations),
+                }
+                for change, operations in entries
+            ]
+        )
+        return
+    for change, operations in entries:
+        by = f"run {printable(change.run_id)}" if change.run_id else "outside a run"
+        click.echo(click.style(f"version {change.version}", bold=True) + f"  {moment(change.created_at)}  {by}")
+        for line in changes.lines(operations):
+            click.echo(line)
+
+
+@command.command()
+@click.argument("session_id")
+@click.argument("old", type=click.IntRange(min=0), required=False)
+@click.argument("new", type=click.IntRange(min=1), required=False)
+@narrowing_options
+@json_option
+def diff(
+    session_id: str,
+    old: int | None,
+    new: int | None,
+    *,
+    db: str | None,
+    table: str | None,
+    user_id: str | None,
+    as_json: bool,
+) -> None:
+    """Show what differs between two versions: OLD (else the one before) and NEW (else the newest)."""
+    with opened(db, table, user_id) as database:
+        located = database.session(session_id)
+        after = changes.read_version(located, new)
+        older = after.info.version - 1 if old is None else old
+        before = changes.read_version(located, older) if older else changes.Version(after.info, {})
+    operations = changes.difference(before, after)
+    if as_json:
+        print_json({"old": older, "new": after.info.version, "patch": changes.as_json(operations)})
+        return
+    click.secho(f"version {older} to version {after.info.version}", bold=True)
+    for line in changes.difference_lines(before, operations):
+        click.echo(line)
+
+
+@command.command()
+@click.argument("session_id")
+@click.argument("new_id")
+@narrowing_options
+def rename(session_id: str, new_id: str, db: str | None, table: str | None, user_id: str | None) -> None:
+    """Give a session, its history and its runs another id."""
+    check_id("NEW_ID", new_id)
+    with opened(db, table, user_id) as database:
+        located = database.session(session_id)
+        located.storage.rename_session(located.info.owner, session_id, new_id)
+    note(f"renamed to {printable(new_id)}")
+
+
+@command.command()
+@click.argument("session_id")
+@narrowing_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(session_id: str, db: str | None, table: str | None, user_id: str | None, yes: bool) -> None:
+    """Delete a session with its history and its runs, for good."""
+    with opened(db, table, user_id) as database:
+        located = database.session(session_id)
+        confirm(f"Delete session {printable(session_id)} at version {located.info.version}, with its runs?", yes)
+        located.storage.delete_session(located.info.owner, session_id)
+    note(f"deleted {printable(session_id)}")
+
+
+@command.command()
+@click.argument("session_id", required=False)
+@narrowing_options
+@click.option("--keep", required=True, metavar="N|AGE", help="Versions to keep, such as 100; or an age: 12h, 30d, 8w.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def prune(
+    session_id: str | None,
+    *,
+    db: str | None,
+    table: str | None,
+    user_id: str | None,
+    keep: str,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Forget old history of one session, or of all; the state stays as it is."""
+    kept = keep_history(keep)
+    with opened(db, table, user_id) as database:
+        found = database.sessions() if session_id is None else [database.session(session_id)]
+        confirm(f"Forget the history of {len(found)} session(s) beyond {keep}?", yes)
+        forgotten = 0
+        for located in found:
+            forgotten += located.storage.prune_session(located.info.owner, located.info.session_id, kept)
+    if as_json:
+        print_json({"sessions": len(found), "forgotten_changes": forgotten})
+    else:
+        click.echo(f"forgot {forgotten} change(s) of {len(found)} session(s)")
+
+
+@command.command()
+@click.argument("session_id")
+@click.argument("file", type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path), default="-")
+@narrowing_options
+@click.option("--history", "with_history", is_flag=True, help="With all changes that are kept.")
+def export(
+    session_id: str, file: Path, *, db: str | None, table: str | None, user_id: str | None, with_history: bool
+) -> None:
+    """Write a session to FILE (else to stdout) as JSON, exactly, with a checksum."""
+    with opened(db, table, user_id) as database:
+        text = transfer.exported(database.session(session_id), with_history=with_history)
+    if str(file) == "-":
+        click.echo(text)
+    else:
+        file.write_text(text + "\n", encoding="utf-8")
+        note(f"exported to {file}")
+
+
+@command.command("import")
+@click.argument("file", type=click.File("rb"))
+@click.option("--db", metavar="FILE|URL", help="The database; else HOLDFAST_DB, else holdfast.db. Made if missing.")
+@click.option("--table", metavar="NAME", help="The storage's table_name.  [default: workflow_sessions]")
+@user_option()
+@click.option("--session-id", metavar="ID", help="Another id than the one in the file.")
+@json_option
+def import_session(
+    file: Any, *, db: str | None, table: str | None, user_id: str | None, session_id: str | None, as_json: bool
+) -> None:
+    """Create a session from an exported FILE (- for stdin), once its checksum is verified."""
+    package = transfer.parse(file.read())
+    owner = package.user_id if user_id is None else user_id
+    target = check_id("session_id", package.session_id if session_id is None else session_id)
+    if owner:
+        check_id("user_id", owner)
+    with writable(db, table) as storage:
+        if storage.find_sessions(owner, session_id=target):
+            raise SessionExists(session_id=target, where=storage.where)
+        version = transfer.create(package, storage, owner, target)
+    if as_json:
+        print_json({"session_id": target, "user_id": owner or None, "version": version})
+    else:
+        click.echo(f"imported {printable(target)} at version {version}")
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before something that cannot be undone.
+
+    Raises:
+        click.UsageError: nobody can be asked and `--yes` was not given.
+        click.Abort: the answer was no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("This cannot be undone; give --yes to do it without being asked.")
+    click.confirm(question, abort=True, err=True)
+
+
+def keep_history(text: str) -> KeepHistory:
+    """How much history `--keep` says.
+
+    Raises:
+        InvalidInput: neither a number of versions nor an age.
+
+    >>> keep_history("100"), keep_history("2d")
+    (100, datetime.timedelta(days=2))
+    """
+    match = re.fullmatch(r"([1-9]\d{0,8})([hdw]?)", text)
+    if match is None:
+        raise InvalidInput(
+            f"--keep is a number of versions such as 100, or an age such as 12h, 30d or 8w; not {text!r}"
+        )
+    number, unit = int(match[1]), match[2]
+    return timedelta(**{_UNITS[unit]: number}) if unit else number
