@@ -20,6 +20,7 @@
         ├── SchemaTooNew         written by a newer release
         ├── DatabaseReplaced     the file was removed, replaced or emptied
         ├── CorruptData          a checksum does not match
+        │   └── MalformedData    stored data that no release of Holdfast writes like that
         ├── SessionNotFound
         ├── SessionExists
         ├── SessionDeleted       deleted while a run was using it
@@ -159,6 +160,11 @@ class DatabaseReplaced(StorageError):
 
 class CorruptData(StorageError):
     """{where}: {what} does not match its checksum, so it is not used. Restore the database from a backup;
+    `holdfast doctor` lists everything that is damaged."""
+
+
+class MalformedData(CorruptData):
+    """{where} cannot be read: {what}. It was not written like that by Holdfast: restore the database from a backup;
     `holdfast doctor` lists everything that is damaged."""
 
 

@@ -1,0 +1,203 @@
+"""The walk that turns a value into what a JSON writer takes, with a tag wherever plain JSON would not be exact.
+
+Rules that must stay true:
+- the value is never changed: a container is copied before anything in it is replaced, each copy in one step, so
+  that another thread cannot tear it;
+- every problem is collected with its path; a mark stands in its place, so that the walk goes on;
+- no recursion goes deeper than `MAX_DEPTH` containers, and no more values are visited than can be stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import NoneType
+from typing import Any
+
+import msgspec
+
+from holdfast.declared import Types
+from holdfast.paths import Field, Member, Path, path_text, type_name
+from holdfast.refusals import Refused, reason_for, undeclared
+from holdfast.scalars import ENCODERS, MARK, TAG, is_encodable, tag
+from holdfast.shapes import Shape, shape_of
+
+MAX_DEPTH = 100
+"""Containers that a top-level value may hold one in another, itself included."""
+MAX_KEY = 1_024
+"""Characters of a key's name."""
+MAX_BYTES = 64_000_000
+"""Of one top-level value, encoded."""
+
+_json = msgspec.json.Encoder()
+
+
+class TooLarge(Exception):
+    """Raised inside the codec by a value that would be larger than `MAX_BYTES`."""
+
+
+class Encoding:
+    """One walk over one value.
+
+    Args:
+        types: the classes whose instances may be stored.
+        loose: whether instances of other classes become plain data instead of problems.
+        check_text: whether every text is looked through for surrogates.
+    """
+
+    def __init__(self, types: Types, *, loose: bool = False, check_text: bool = True) -> None:
+        self.problems: list[tuple[str, str]] = []
+        self._shapes = types.by_class
+        self._others: dict[type, Shape | None] = {}
+        self._types = types
+        self._loose = loose
+        self._safe = frozenset({NoneType, bool} if check_text else {NoneType, bool, str})
+        self._open: set[int] = set()
+        self._ordinary: set[str] = set()
+        self._left = MAX_BYTES // 2  # every value takes two bytes at least
+
+    def node(self, value: Any, path: Path, depth: int) -> Any:
+        """What to write for a value: itself if nothing in it needs a tag.
+
+        Raises:
+            TooLarge: the value cannot be small enough.
+        """
+        kind = type(value)
+        if kind in self._safe:
+            return value
+        scalar = ENCODERS.get(kind)
+        if scalar is not None:
+            try:
+                return scalar(value)
+            except Refused as refused:
+                return self._refuse(value, path, str(refused))
+        walk = _CONTAINERS.get(kind) or self._instance_walk(kind)
+        if walk is None:
+            return self._refuse(value, path, reason_for(kind))
+        return self._inside(walk, value, path, depth)
+
+    def name(self, key: Any, path: Path, depth: int) -> str:
+        """The name of a dict's key; `path` is that of the dict."""
+        if type(key) is str and not key.startswith(TAG) and is_encodable(key):
+            name = key
+        else:
+            inner = Encoding(self._types, loose=self._loose)
+            tree = inner.node(key, path, depth + 1)
+            if inner.problems:
+                self._refuse(key, path, f"a key of type {type_name(type(key))}: {inner.problems[0][1]}")
+                return MARK
+            name = MARK + _json.encode(tree).decode()
+        if len(name) > MAX_KEY:
+            self._refuse(key, path, f"a key of {len(name):,} characters, more than {MAX_KEY:,}: shorten it")
+            return MARK
+        return name
+
+    def _refuse(self, value: Any, path: Path, reason: str) -> Any:
+        self.problems.append((path_text(path), reason))
+        return tag("omitted", type_name(type(value)))
+
+    def _inside(self, walk: Callable[..., Any], value: Any, path: Path, depth: int) -> Any:
+        if id(value) in self._open:
+            return self._refuse(value, path, "a cycle: the value holds itself; store a name for it instead")
+        if depth >= MAX_DEPTH:
+            return self._refuse(value, path, f"nested deeper than {MAX_DEPTH} containers: store it flatter")
+        self._open.add(id(value))
+        try:
+            return walk(self, value, path, depth + 1)
+        finally:
+            self._open.discard(id(value))
+
+    def _items(self, values: Any, path: Path, depth: int) -> list[Any]:
+        items = list(values)
+        self._spend(len(items))
+        safe = self._safe
+        if not set(map(type, items)) <= safe:
+            for index, item in enumerate(items):
+                if type(item) not in safe:
+                    items[index] = self.node(item, (path, index), depth)
+        return items
+
+    def _spend(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise TooLarge
+
+    def _tuple(self, value: tuple[Any, ...], path: Path, depth: int) -> Any:
+        return tag("tuple", self._items(value, path, depth))
+
+    def _set(self, value: set[Any] | frozenset[Any], path: Path, depth: int) -> Any:
+        members = list(value)
+        self._spend(len(members))
+        nodes = [self.node(member, (path, Member(member)), depth) for member in members]
+        return tag(type(value).__name__, sorted(nodes, key=self._order))
+
+    def _order(self, node: Any) -> bytes:
+        try:
+            return _json.encode(node)
+        except UnicodeEncodeError:
+            return b""  # the walk is repeated with every text looked through
+
+    def _dict(self, value: dict[Any, Any], path: Path, depth: int) -> Any:
+        nodes = dict(value)
+        self._spend(len(nodes))
+        ordinary = self._has_ordinary_keys(nodes)
+        safe = self._safe
+        if not set(map(type, nodes.values())) <= safe:
+            for key, item in nodes.items():
+                if type(item) not in safe:
+                    nodes[key] = self.node(item, (path, key), depth)
+        return nodes if ordinary else self._renamed(nodes, value, path, depth)
+
+    def _has_ordinary_keys(self, nodes: dict[Any, Any]) -> bool:
+        if not set(map(type, nodes)) <= {str}:
+            return False
+        if nodes.keys() <= self._ordinary:
+            return True
+        for key in nodes.keys() - self._ordinary:
+            if len(key) > MAX_KEY or key.startswith(TAG) or not is_encodable(key):
+                return False
+            self._ordinary.add(key)
+        return True
+
+    def _renamed(self, nodes: dict[Any, Any], value: object, path: Path, depth: int) -> Any:
+        before = len(self.problems)
+        named = {self.name(key, path, depth): node for key, node in nodes.items()}
+        if len(named) < len(nodes) and len(self.problems) == before:
+            return self._refuse(value, path, "two keys that are stored alike, as two NaNs are: keep one of them")
+        return named
+
+    def _declared(self, value: Any, path: Path, depth: int) -> Any:
+        shape = self._shapes[type(value)]
+        try:
+            parts = shape.take(value)
+        except Refused as refused:
+            return self._refuse(value, path, str(refused))
+        return tag(shape.kind, shape.name, *(self._part(part, path, depth) for part in parts))
+
+    def _undeclared(self, value: Any, path: Path, depth: int) -> Any:
+        shape = self._others[type(value)]
+        assert shape is not None
+        if not self._loose:
+            return self._refuse(value, path, undeclared(shape.name, shape.kind))
+        return self._dict({"$class": shape.name, **shape.outline(value)}, path, depth)
+
+    def _instance_walk(self, kind: type) -> Callable[..., Any] | None:
+        if kind in self._shapes:
+            return Encoding._declared
+        if kind not in self._others:
+            self._others[kind] = shape_of(kind)
+        return Encoding._undeclared if self._others[kind] is not None else None
+
+    def _part(self, part: Any, path: Path, depth: int) -> Any:
+        if type(part) is not dict:
+            return part
+        self._spend(len(part))
+        return {name: self.node(item, (path, Field(name)), depth) for name, item in part.items()}
+
+
+_CONTAINERS: dict[type, Callable[..., Any]] = {
+    list: Encoding._items,
+    dict: Encoding._dict,
+    tuple: Encoding._tuple,
+    set: Encoding._set,
+    frozenset: Encoding._set,
+}
