@@ -1,7 +1,7 @@
 """Stored documents and their changes, for people to read.
 
 Rules that must stay true:
-- values are shown as `codec.display` renders them, which needs none of the types that a workflow declares;
+- values are shown as `display` renders them, which needs none of the types that a workflow declares;
 - a difference shows what was before beside what is now, also inside a value that itself moved.
 """
 
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import click
+import msgspec
 
 from holdfast import codec, patch
 from holdfast.cli.database import Located
 from holdfast.cli.output import brief, printable
+from holdfast.display import display, display_name
 from holdfast.errors import SessionDeleted, SessionNotFound
 from holdfast.records import SessionInfo
 from holdfast.stored import StoredDocument
@@ -33,7 +35,7 @@ class Version:
     @property
     def displayed(self) -> dict[str, Any]:
         """The state as plain JSON values."""
-        return {shown_name(name): codec.display(data) for name, data in self.values.items()}
+        return {display_name(name): display(data) for name, data in self.values.items()}
 
 
 def read_version(located: Located, at: int | None = None) -> Version:
@@ -61,32 +63,20 @@ def read_version(located: Located, at: int | None = None) -> Version:
     return Version(stored.info, {name: document.encoded(name, read) for name in document.names()})
 
 
-def shown_name(name: str) -> str:
-    """A top-level name or a segment of a path: the key itself if it is text, else the key as it is displayed.
-
-    >>> shown_name("posts"), shown_name("$hf:1")
-    ('posts', '1')
-    """
-    if not name.startswith("$hf:"):
-        return name
-    shown = codec.display(name.removeprefix("$hf:").encode())
-    return shown if isinstance(shown, str) else brief(shown)
-
-
 def shown_path(path: Iterable[str]) -> str:
     """The path of an operation; `-` at its end stands for the end of a list.
 
     >>> shown_path(("blog_posts", "-"))
     'blog_posts/-'
     """
-    return "/".join(shown_name(segment) for segment in path)
+    return "/".join(display_name(segment) for segment in path)
 
 
 def as_json(operations: Iterable[patch.Operation]) -> list[dict[str, Any]]:
     """Operations as JSON Patch, with displayed values."""
     return [
         {"op": operation.op, "path": shown_path(operation.path)}
-        | ({} if operation.value is None else {"value": codec.display(operation.value)})
+        | ({} if operation.value is None else {"value": display(operation.value)})
         for operation in operations
     ]
 
@@ -95,7 +85,7 @@ def lines(operations: Iterable[patch.Operation], width: int = 100) -> Iterator[s
     """One coloured line for each operation: its sign, its path and its new value."""
     for operation in operations:
         sign, colour = _SIGNS[operation.op]
-        value = "" if operation.value is None else "  " + brief(codec.display(operation.value), width)
+        value = "" if operation.value is None else "  " + brief(display(operation.value), width)
         yield click.style(f"  {sign} {printable(shown_path(operation.path))}", fg=colour) + value
 
 
@@ -114,14 +104,14 @@ def difference_lines(old: Version, operations: Iterable[patch.Operation], width:
             before = brief(value_at(values, operation.path), width)
             yield click.style(f"    - {before}", fg="red")
         if operation.value is not None:
-            after = brief(codec.display(operation.value), width)
+            after = brief(display(operation.value), width)
             yield click.style(f"    + {after}", fg="green")
         patch.apply(values, [operation])
 
 
 def value_at(values: dict[str, bytes], path: tuple[str, ...]) -> Any:
     """The displayed value at a path of a document."""
-    value = codec.display(values[path[0]])
+    value = codec.parse_json(values[path[0]])
     for segment in path[1:]:
-        value = value[int(segment)] if isinstance(value, list) else value[shown_name(segment)]
-    return value
+        value = value[int(segment)] if isinstance(value, list) else value[segment]
+    return display(msgspec.json.encode(value))

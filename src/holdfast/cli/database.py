@@ -67,18 +67,26 @@ def storage_arguments(db: str | None) -> dict[str, str]:
     return {"db_url": name} if "://" in name else {"db_file": name}
 
 
+def database_path(db: str | None) -> Path | None:
+    """The file of the database, None if it is not a file."""
+    arguments = storage_arguments(db)
+    if "db_file" in arguments:
+        return Path(arguments["db_file"]).expanduser()
+    scheme, _, rest = arguments["db_url"].partition(":///")
+    return Path(rest) if scheme == "sqlite" and rest else None
+
+
 def existing(db: str | None) -> dict[str, str]:
-    """The same for a database that exists, which is named on stderr.
+    """As `storage_arguments`, for a database that exists; it is named on stderr.
 
     Raises:
         DatabaseNotFound: there is no such file.
     """
-    arguments = storage_arguments(db)
-    name = arguments.get("db_file") or arguments["db_url"].removeprefix("sqlite:///")
-    if ("db_file" in arguments or arguments["db_url"].startswith("sqlite:")) and not Path(name).expanduser().exists():
-        raise DatabaseNotFound(where=name)
+    path = database_path(db)
+    if path is not None and not path.exists():
+        raise DatabaseNotFound(where=path)
     note(f"database: {named(db)}")
-    return arguments
+    return storage_arguments(db)
 
 
 @dataclass(frozen=True, slots=True)

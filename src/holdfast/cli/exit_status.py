@@ -29,7 +29,8 @@ class DatabaseNotFound(HoldfastError):
 
 
 class DamageFound(HoldfastError):
-    """{count} in {where}. Restore it from a backup, or export what is sound and import it into a new database."""
+    """{count} with {where}, listed above. Restore the database from a backup, or export the sessions that are sound and
+    import them into a new one."""
 
 
 _STATUS: Final[tuple[tuple[type[HoldfastError], int], ...]] = (

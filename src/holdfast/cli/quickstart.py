@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from holdfast import clock, codec
+from holdfast import clock
 from holdfast.cli.database import db_option, writable
 from holdfast.cli.output import cost, duration, json_option, moment, note, print_json, printable
+from holdfast.display import display
 from holdfast.records import Run, RunStatus
 from holdfast.response import RunEvent, RunResponse
 
@@ -157,13 +158,21 @@ class Outcome:
             paid=writing_run(storage.find_runs("", session_id=session_id), topic) if view.from_session else None,
         )
 
+    @property
+    def saved_seconds(self) -> float | None:
+        """How much longer it took to write the post than it took to find it."""
+        if self.paid is None or self.paid.ended_at is None:
+            return None
+        return max(0.0, self.paid.ended_at - self.paid.started_at - self.seconds)
+
     def described(self) -> dict[str, Any]:
         """The outcome as JSON."""
         saved = None
-        if self.paid is not None and self.paid.ended_at is not None:
+        if self.paid is not None and self.saved_seconds is not None:
             used = self.paid.usage
             saved = {
-                "seconds": self.paid.ended_at - self.paid.started_at - self.seconds,
+                "seconds": self.saved_seconds,
+                "requests": used.requests,
                 "tokens": used.input_tokens + used.output_tokens,
                 "cost": used.cost,
             }
@@ -183,19 +192,23 @@ class Outcome:
         """The outcome for people."""
         if not self.from_session:
             return [
-                f"written in {duration(self.seconds)} and saved as version {self.version} of session "
-                f"{self.session_id!r} in {self.where}",
+                (
+                    f"written in {duration(self.seconds)} and saved as version {self.version} of session "
+                    f"{self.session_id!r} in {self.where}"
+                ),
                 "call it again, from any process: it will be found there",
             ]
         found = f"from the session {self.session_id!r}, version {self.version}, in {duration(self.seconds)}"
-        if self.paid is None or self.paid.ended_at is None:
+        if self.paid is None:
             return [found]
         used = self.paid.usage
         return [
             f"{found}: nobody was called",
-            f"run {self.paid.run_id} wrote it at {moment(self.paid.started_at)} UTC; finding it saved "
-            f"{duration(self.paid.ended_at - self.paid.started_at - self.seconds)}, {used.requests} model requests, "
-            f"{used.input_tokens + used.output_tokens:,} tokens and {cost(used.cost)}",
+            f"written by run {self.paid.run_id} at {moment(self.paid.started_at)} UTC",
+            (
+                f"saved {duration(self.saved_seconds)}, {used.requests} model requests, "
+                f"{used.input_tokens + used.output_tokens:,} tokens and {cost(used.cost)}"
+            ),
             "another TOPIC, or another --session-id, writes a new post",
         ]
 
@@ -204,7 +217,7 @@ def writing_run(runs: Iterable[Run], topic: str) -> Run | None:
     """The newest run that wrote about a topic rather than finding it: one that called a model."""
     for run in runs:
         if run.status is RunStatus.completed and run.usage.requests and run.input is not None:
-            given = codec.display(run.input)
+            given = display(run.input)
             if isinstance(given, dict) and given.get("topic") == topic:
                 return run
     return None

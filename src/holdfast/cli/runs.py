@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import click
 
-from holdfast import codec
 from holdfast.cli import changes
 from holdfast.cli.database import narrowing_options, opened
 from holdfast.cli.output import (
@@ -25,6 +24,7 @@ from holdfast.cli.output import (
     printable,
     readable,
 )
+from holdfast.display import display
 from holdfast.errors import RunNotFound
 from holdfast.patch import decode_patch
 from holdfast.records import Run, RunStatus
@@ -134,7 +134,7 @@ def show(run_id: str, db: str | None, table: str | None, user_id: str | None, as
 
 
 def _displayed(data: bytes | None) -> Any:
-    return None if data is None else codec.display(data)
+    return None if data is None else display(data)
 
 
 def _print_run(run: Run) -> None:
@@ -155,7 +155,7 @@ def _print_run(run: Run) -> None:
     for title, data in (("input", run.input), ("output", run.output)):
         if data is not None:
             click.secho(f"{title}:", bold=True)
-            for line in readable(codec.display(data), indent=1):
+            for line in readable(display(data), indent=1):
                 click.echo(line)
     if run.error is not None:
         click.secho(printable(f"{run.error.type}: {run.error.message}", lines=True), fg="red")

@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import msgspec
 
-from holdfast import clock, codec, patch
+from holdfast import clock, patch
 from holdfast.cli.changes import Version, read_version
 from holdfast.cli.database import Located
+from holdfast.display import display
 from holdfast.errors import CorruptData, HoldfastError, InvalidInput
 from holdfast.records import Commit
 from holdfast.storage.base import Storage
@@ -133,7 +134,7 @@ def checked(values: Named) -> dict[str, bytes]:
             data = text.encode()
             # What decodes and encodes to itself has no repeated keys, no numbers out of range and no other spelling.
             sound = msgspec.json.encode(msgspec.json.decode(data)) == data
-            codec.display(data)
+            display(data)
         except (ValueError, RecursionError, HoldfastError):
             sound = False
         if not sound:
