@@ -1,0 +1,57 @@
+"""What a benchmark reads off this process and machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+
+def bytes_written() -> int:
+    """Bytes that this process has passed to write(), from `/proc/self/io`; 0 where there is no such file."""
+    try:
+        with open("/proc/self/io") as lines:
+            return int(dict(line.split(": ") for line in lines)["wchar"])
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of each call, in milliseconds, and of all calls together, in bytes."""
+
+    wall: list[float]
+    cpu: list[float]
+    written: int
+
+    def median_wall(self, part: slice = slice(None)) -> float:
+        return median(self.wall[part])
+
+    def mean_cpu(self, part: slice = slice(None)) -> float:
+        """The mean: the clock of CPU time is too coarse for a median of short calls."""
+        return sum(self.cpu[part]) / len(self.cpu[part])
+
+
+def cost_of(calls: list[Callable[[], Any]]) -> Cost:
+    """Make each call once and measure it; CPU is of all threads of the process."""
+    wall, cpu = [], []
+    before = bytes_written()
+    for call in calls:
+        wall_begin, cpu_begin = time.perf_counter(), time.process_time()
+        call()
+        cpu.append((time.process_time() - cpu_begin) * 1e3)
+        wall.append((time.perf_counter() - wall_begin) * 1e3)
+    return Cost(wall, cpu, bytes_written() - before)
+
+
+def machine() -> str:
+    """The machine and the versions that figures depend on, in one line."""
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}, Python {platform.python_version()}, "
+        f"SQLite {sqlite3.sqlite_version}, {time.strftime('%Y-%m-%d')}"
+    )

@@ -1,0 +1,141 @@
+"""`make bench`: Holdfast against the raw `sqlite3` module, in Markdown on standard output.
+
+Each figure comes from a process of its own; what is compared is measured in the same run. Times are noisy on a
+shared machine, bytes and CPU less so: where there is a spread, it is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from measure import machine
+
+HERE = Path(__file__).parent
+
+
+def work(name: str, folder: str, **arguments: Any) -> dict[str, Any]:
+    """One workload in a new process."""
+    command = [sys.executable, str(HERE / "workloads.py"), name, folder, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def cpu_of(command: list[str], times: int = 10) -> list[float]:
+    """CPU milliseconds of each of several runs of a command."""
+    spent = []
+    for _ in range(times):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3)
+    return spent
+
+
+def spread(values: list[float]) -> str:
+    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def table(title: str, head: list[str], rows: list[list[str]]) -> None:
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    sys.stdout.flush()
+
+
+def start_up() -> None:
+    empty = cpu_of([sys.executable, "-c", "pass"])
+    rows = []
+    for name, command in {
+        "`import holdfast`": [sys.executable, "-c", "import holdfast"],
+        "`from holdfast import Workflow, SqlWorkflowStorage`": [
+            sys.executable,
+            "-c",
+            "from holdfast import Workflow, SqlWorkflowStorage",
+        ],
+        "`holdfast --help`": [sys.executable, "-m", "holdfast.cli", "--help"],
+    }.items():
+        spent = cpu_of(command)
+        rows.append([name, spread(spent), f"{median(spent) - median(empty):.1f}"])
+    rows.append(["Python itself", spread(empty), ""])
+    table("Start-up, CPU ms", ["what", "whole process", "above Python itself"], rows)
+
+
+def small_run() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        figures = work("small_run", folder)
+    ours, floor = figures["ours"], figures["floor"]
+    rows = [
+        [kind, spread(ours[kind]), spread(floor[kind]), f"{median(ours[kind]) / median(floor[kind]):.2f}"]
+        for kind in ("wall", "cpu")
+    ]
+    table(
+        "A run that adds one small key, ms (FULL; 10 alternating blocks of 100)",
+        ["", "Holdfast", "raw insert", "ratio"],
+        rows,
+    )
+
+
+def growing_list() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        floor = work("growing_floor", folder)
+    rows = []
+    for dated in (False, True):
+        for returns_post in (False, True):
+            with tempfile.TemporaryDirectory() as folder:
+                ours = work("growing_list", folder, dated=dated, returns_post=returns_post)
+            name = f"{'datetime in each' if dated else 'plain'}, returns {'the post' if returns_post else '20 bytes'}"
+            rows.append([name, *_growth(ours), f"{ours['written'] / floor['written']:.2f}"])
+    rows.append(["raw insert", *_growth(floor), "1"])
+    head = ["posts", "MB written", "database MB", "CPU ms/run early", "late", "wall ms late", "bytes against raw"]
+    table("1,000 runs that each append a post of 2 kB", head, rows)
+
+
+def _growth(figures: dict[str, Any]) -> list[str]:
+    return [
+        f"{figures['written'] / 1e6:.1f}",
+        f"{figures['database'] / 1e6:.1f}",
+        f"{figures['early']:.2f}",
+        f"{figures['late']:.2f}",
+        f"{figures['late_wall']:.2f}",
+    ]
+
+
+def large_state() -> None:
+    rows = []
+    for many in (False, True):
+        for dated in (False, True):
+            with tempfile.TemporaryDirectory() as folder:
+                warm = work("large_state", folder, many=many, dated=dated)
+                cold = [work("large_state_cold", folder) for _ in range(5)]
+            rows.append(
+                [
+                    f"{'5,000 values' if many else 'one value'}, {'datetime in each' if dated else 'plain'}",
+                    f"{warm['wall']:.2f}",
+                    f"{warm['cpu']:.2f}",
+                    spread([figures["wall"] for figures in cold]),
+                    spread([figures["cpu"] for figures in cold]),
+                    f"{warm['written'] / 1e3:.1f}",
+                ]
+            )
+    head = ["state", "warm wall ms", "warm CPU ms", "cold wall ms", "cold CPU ms", "kB written"]
+    table("10 MB of state, one small key changes", head, rows)
+
+
+if __name__ == "__main__":
+    print(f"# Holdfast against the floor\n\n{machine()}")
+    start_up()
+    small_run()
+    growing_list()
+    large_state()

@@ -1,0 +1,137 @@
+"""The workloads: each runs in a process of its own, which prints its figures as one line of JSON."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from floor import RawInserts
+from measure import cost_of
+
+from holdfast import SqlWorkflowStorage, Workflow
+
+SHORT, LONG = "a post was written.."[:20], "the post itself"
+_random = random.Random(7)
+_WORDS = " ".join(
+    "".join(_random.choices("abcdefghijklmnopqrstuvwxyz", k=_random.randint(2, 9))) for _ in range(30_000)
+)
+
+
+def post(number: int, *, dated: bool) -> dict[str, Any]:
+    """About 2 kB, no two alike; with a datetime, which plain JSON cannot say, if `dated`."""
+    start = (number * 7919) % (len(_WORDS) - 2100)
+    made: dict[str, Any] = {"topic": f"topic-{number}", "blog_post": _WORDS[start : start + 1940]}
+    if dated:
+        made["written"] = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(minutes=number)
+    return made
+
+
+class Setting(Workflow):
+    def run(self, key: str, value: int) -> str:
+        self.session_state[key] = value
+        return SHORT
+
+
+class Appending(Workflow):
+    def run(self, number: int, dated: bool, returns_post: bool) -> Any:
+        made = post(number, dated=dated)
+        self.session_state.setdefault("posts", []).append(made)
+        return made["blog_post"] if returns_post else SHORT
+
+
+class Seeding(Workflow):
+    def run(self, many: bool, dated: bool) -> str:
+        posts = [post(number, dated=dated) for number in range(5000)]
+        self.session_state.update({f"post-{i}": p for i, p in enumerate(posts)} if many else {"posts": posts})
+        self.session_state["counter"] = 0
+        return SHORT
+
+
+def small_run(folder: Path) -> dict[str, Any]:
+    """A run that adds one small key, against one raw insert, in alternating blocks."""
+    storage = SqlWorkflowStorage(db_file=folder / "ours.db")
+    raw = RawInserts(folder)
+
+    def run(number: int) -> None:
+        Setting(session_id="s", storage=storage).run(f"k{number % 50}", number)
+
+    for number in range(50):
+        run(number)
+        raw.insert(b"x" * 80)
+    blocks: dict[str, list[Any]] = {"ours": [], "floor": []}
+    for block in range(10):
+        blocks["ours"].append(cost_of([partial(run, block * 100 + number) for number in range(100)]))
+        blocks["floor"].append(cost_of([partial(raw.insert, b"x" * 80)] * 100))
+    return {
+        name: {"wall": [c.median_wall() for c in costs], "cpu": [c.mean_cpu() for c in costs]}
+        for name, costs in blocks.items()
+    }
+
+
+def growing_list(folder: Path, dated: bool, returns_post: bool, runs: int = 1000) -> dict[str, Any]:
+    """Runs that each append a post of 2 kB, each by a new Workflow object."""
+    storage = SqlWorkflowStorage(db_file=folder / "ours.db")
+
+    def run(number: int) -> None:
+        Appending(session_id="s", storage=storage).run(number, dated, returns_post)
+
+    cost = cost_of([partial(run, number) for number in range(runs)])
+    return {
+        "written": cost.written,
+        "early": cost.mean_cpu(slice(0, 50)),
+        "late": cost.mean_cpu(slice(-50, None)),
+        "late_wall": cost.median_wall(slice(-50, None)),
+        "database": sum(file.stat().st_size for file in folder.iterdir()),
+    }
+
+
+def growing_floor(folder: Path, runs: int = 1000) -> dict[str, Any]:
+    """The same posts as raw inserts."""
+    raw = RawInserts(folder)
+    rows = [json.dumps(post(number, dated=False)).encode() for number in range(runs)]
+    cost = cost_of([partial(raw.insert, row) for row in rows])
+    return {
+        "written": cost.written,
+        "early": cost.mean_cpu(slice(0, 50)),
+        "late": cost.mean_cpu(slice(-50, None)),
+        "late_wall": cost.median_wall(slice(-50, None)),
+        "database": sum(file.stat().st_size for file in folder.iterdir()),
+    }
+
+
+def large_state(folder: Path, many: bool, dated: bool) -> dict[str, Any]:
+    """A state of 10 MB of which one small key changes, in a process that has just used it."""
+    storage = SqlWorkflowStorage(db_file=folder / "ours.db")
+    Seeding(session_id="s", storage=storage).run(many, dated)
+
+    def run(number: int) -> None:
+        Setting(session_id="s", storage=storage).run("counter", 10 ** (number % 5))
+
+    run(1)
+    cost = cost_of([partial(run, number) for number in range(30)])
+    return {"wall": cost.median_wall(), "cpu": cost.mean_cpu(), "written": cost.written / 30}
+
+
+def large_state_cold(folder: Path) -> dict[str, Any]:
+    """The same in a new process: its first load and run, after the imports."""
+    storage = SqlWorkflowStorage(db_file=folder / "ours.db")
+    Setting(session_id="warm-up", storage=storage).run("counter", 1)
+    cost = cost_of([lambda: Setting(session_id="s", storage=storage).run("counter", int(time.time()))])
+    return {"wall": cost.wall[0], "cpu": cost.cpu[0], "written": cost.written}
+
+
+WORKLOADS: dict[str, Callable[..., dict[str, Any]]] = {
+    function.__name__: function for function in (small_run, growing_list, growing_floor, large_state, large_state_cold)
+}
+
+if __name__ == "__main__":
+    name, folder, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    print(json.dumps(WORKLOADS[name](Path(folder or tempfile.mkdtemp()), **arguments)))

@@ -1,0 +1,163 @@
+"""Two small drivers that perform what a run's flow asks for: one for plain code, one for coroutines.
+
+Rules that must stay true:
+- a flow is a generator of effects and does no I/O; everything about a run's life is decided in the flow, once;
+- whatever happens while an effect is performed, a closed iterator and a cancelled task included, is thrown into the
+  flow, so that the flow can commit before it passes on;
+- the async driver does storage work on a thread and never leaves it half done: a cancellation waits for its outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from holdfast.response import RunResponse
+
+Scope: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Entered around every stretch of the user's code, and left before a response is handed out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call the user's function; the reply is what it returned (the async driver awaits it)."""
+
+    function: Callable[[], Any]
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Ask the user's iterator for its next item; the reply is the item, or `Ended`."""
+
+    iterator: Any
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the user's iterator, so that its `finally` blocks run."""
+
+    iterator: Any
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Do work that may block on the storage."""
+
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Hand something to whoever iterates over the run."""
+
+    response: RunResponse | Handover
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A plain `run()` returned something to go on with: a generator, an async generator or an awaitable."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The user's iterator is exhausted; `value` is what its generator returned."""
+
+    value: Any
+
+
+Effect: TypeAlias = Call | Advance | Close | Store | Emit
+Flow: TypeAlias = Generator[Effect, Any, Any]
+
+
+def stream(flow: Flow) -> Generator[Any, None, Any]:
+    """Perform a flow in plain code, handing out what it emits; returns what the flow returns."""
+    step: Callable[[Any], Effect] = flow.send
+    reply: Any = None
+    while True:
+        try:
+            effect = step(reply)
+        except StopIteration as end:
+            return end.value
+        step = flow.send
+        try:
+            if isinstance(effect, Emit):
+                reply = yield effect.response
+            else:
+                reply = _perform(effect)
+        except BaseException as error:  # noqa: BLE001  # the flow decides, and raises it again
+            step, reply = flow.throw, error
+
+
+def _perform(effect: Effect) -> Any:
+    if isinstance(effect, Store):
+        return effect.work()
+    assert not isinstance(effect, Emit)
+    with effect.scope():
+        if isinstance(effect, Call):
+            return effect.function()
+        if isinstance(effect, Close):
+            return effect.iterator.close()
+        try:
+            return next(effect.iterator)
+        except StopIteration as end:
+            return Ended(end.value)
+
+
+async def astream(flow: Flow) -> AsyncGenerator[Any, None]:
+    """Perform a flow on the running event loop, handing out what it emits."""
+    step: Callable[[Any], Effect] = flow.send
+    reply: Any = None
+    while True:
+        try:
+            effect = step(reply)
+        except StopIteration:
+            return
+        step = flow.send
+        try:
+            if isinstance(effect, Emit):
+                reply = yield effect.response
+            else:
+                reply = await _aperform(effect)
+        except BaseException as error:  # noqa: BLE001  # the flow decides, and raises it again
+            step, reply = flow.throw, error
+
+
+async def _aperform(effect: Effect) -> Any:
+    if isinstance(effect, Store):
+        return await _on_a_thread(effect.work)
+    assert not isinstance(effect, Emit)
+    with effect.scope():
+        if isinstance(effect, Close):
+            return await effect.iterator.aclose()
+        try:
+            result = effect.function() if isinstance(effect, Call) else anext(effect.iterator)
+            return await result if inspect.isawaitable(result) else result
+        except StopAsyncIteration:
+            return Ended(None)
+
+
+async def _on_a_thread(work: Callable[[], Any]) -> Any:
+    """Run blocking work on a thread. When the task is cancelled meanwhile, the work is finished first: a commit
+    goes on all the same, and its outcome must be known."""
+    # A future, not a task: asyncio.run() cancels every task that is left when it ends.
+    done = asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, work)
+    cancelled: asyncio.CancelledError | None = None
+    while not done.done():
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = done.result()
+    if cancelled is not None:
+        raise cancelled
+    return result

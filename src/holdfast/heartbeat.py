@@ -1,0 +1,120 @@
+"""One thread per process that says which runs are alive.
+
+Rules that must stay true:
+- a run that is open for longer than `RECORD_AFTER` is recorded as running, even while it waits for a model;
+- while runs are open, the process beats for each of their storages; nothing is written for a process without runs;
+- a failure here is never lost: it is kept with the run and raised by that run's next commit;
+- a forked child starts with no runs and makes its own thread and its own process id.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from typing import Protocol
+from weakref import WeakKeyDictionary, WeakSet
+
+from holdfast import clock
+from holdfast.errors import HoldfastError
+from holdfast.storage.base import BEAT_EVERY, Storage
+
+RECORD_AFTER = 0.2
+"""Seconds after which the start of a run is recorded when no commit has done so."""
+
+
+class OpenRun(Protocol):
+    """What the heartbeat needs to know of a run."""
+
+    storage: Storage
+    opened: float
+    recorded: bool
+
+    def record_start(self) -> None: ...
+    def fail_later(self, error: HoldfastError) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class Heartbeat:
+    """The open runs of this process, and the thread that looks after them."""
+
+    def __init__(self) -> None:
+        self.process_id = clock.new_id()
+        self._lock = threading.RLock()
+        self._runs: WeakSet[OpenRun] = WeakSet()
+        self._beats: WeakKeyDictionary[Storage, float] = WeakKeyDictionary()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, run: OpenRun) -> None:
+        """Look after a run from now on."""
+        with self._lock:
+            self._runs.add(run)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look_after, name="holdfast-heartbeat", daemon=True)
+                self._thread.start()
+        # The thread ticks while runs come and go; waking it for each short run would cost more than the run.
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def unwatch(self, run: OpenRun) -> None:
+        """The run has ended."""
+        with self._lock:
+            self._runs.discard(run)
+
+    def close_open_runs(self) -> None:
+        """Commit and end every run that is still open; for the end of the process."""
+        for run in self._open():
+            run.abandon()
+
+    def _open(self) -> list[OpenRun]:
+        with self._lock:
+            return list(self._runs)
+
+    def _look_after(self) -> None:
+        pause = threading.Event()
+        while True:
+            self._wake.wait()
+            pause.wait(RECORD_AFTER)
+            runs = self._open()
+            if not runs:
+                self._wake.clear()
+                if self._open():  # one came between
+                    self._wake.set()
+            for run in runs:
+                self._attend(run)
+
+    def _attend(self, run: OpenRun) -> None:
+        now = clock.monotonic()
+        try:
+            if not run.recorded:
+                if now - run.opened >= RECORD_AFTER:
+                    run.record_start()
+                    self._beats[run.storage] = now
+            elif now - self._beats.setdefault(run.storage, now) >= BEAT_EVERY:
+                run.storage.beat(self.process_id)
+                self._beats[run.storage] = now
+        except HoldfastError as error:
+            run.fail_later(error)
+
+
+_current: Heartbeat | None = None
+_pid = 0
+
+
+def heartbeat() -> Heartbeat:
+    """The heartbeat of this process.
+
+    >>> len(heartbeat().process_id)
+    32
+    """
+    global _current, _pid  # one for each process, made anew after a fork
+    if _current is None or _pid != os.getpid():
+        _current, _pid = Heartbeat(), os.getpid()
+    return _current
+
+
+@atexit.register
+def _at_exit() -> None:
+    if _current is not None and _pid == os.getpid():
+        _current.close_open_runs()

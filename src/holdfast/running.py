@@ -1,0 +1,374 @@
+"""The life of one run, from its start to its last commit.
+
+Rules that must stay true:
+- a run begins when its code first executes and ends exactly once, however it ends;
+- everything that the run left in the session state is committed when it ends, before its exception, if any, goes on
+  (with `on_error="rollback"`: only if it ends well);
+- no storage transaction is open while the user's code executes or a response is handed out;
+- a storage failure is raised; when the run had failed too, that failure is its context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+from weakref import ReferenceType
+
+from holdfast import clock, codec
+from holdfast.declared import Types
+from holdfast.drivers import Advance, Call, Close, Emit, Ended, Flow, Handover, Store
+from holdfast.errors import HoldfastError, StateConflict, UnstorableValue
+from holdfast.heartbeat import heartbeat
+from holdfast.metering import Meter, metering
+from holdfast.records import Failure, Run, RunStatus
+from holdfast.response import RunEvent, RunResponse
+from holdfast.session import Pending, Session
+
+COMMIT_EVERY = 1.0
+"""Seconds after which changes are committed between two responses: what a kill can lose at most."""
+
+current: ContextVar[ActiveRun | None] = ContextVar("holdfast_current_run", default=None)
+"""The run whose code is executing in this context."""
+
+_NOTHING = Pending([], {}, ())
+
+
+class ActiveRun:
+    """One run while it lasts.
+
+    Args:
+        session: the session it works on.
+        record: how the run is recorded at its start.
+        types: the types that the workflow declares, for its output.
+        rollback: whether only a run that ends well keeps its changes.
+        claim: called when the run begins; raises `RunInProgress` while another run of the object lasts.
+        release: called when the run has ended.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        record: Run,
+        *,
+        types: Types,
+        rollback: bool,
+        claim: Callable[[ActiveRun], None],
+        release: Callable[[], None],
+    ) -> None:
+        self.session = session
+        self.storage = session.storage
+        self.opened = clock.monotonic()
+        self.recorded = False
+        self.begun = False
+        self.ended = False
+        self.result: Any = None
+        self.outer = current.get()
+        self.generator: ReferenceType[Any] | None = None
+        self.iterator: Any = None
+        self._record = record
+        self._types = types
+        self._rollback = rollback
+        self._claim = claim
+        self._release = release
+        self._started = False
+        self._meter = Meter()
+        self._output = Output()
+        self._sequence = 0
+        self._saved_at = self.opened
+        self._deferred: HoldfastError | None = None
+        self._patches: list[bytes] = []
+        # Guards the record: the heartbeat may write its start while the run writes its end.
+        self._lock = threading.RLock()
+
+    @property
+    def run_id(self) -> str:
+        return self._record.run_id
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Around the user's code: this run is the current one, and its meter counts what agents use."""
+        token = current.set(self)
+        try:
+            with metering(self._meter):
+                yield
+        finally:
+            current.reset(token)
+
+    def encloses(self, inner: ActiveRun | None) -> bool:
+        """Whether `inner`, the run current in the caller's context, is this one or was called from it."""
+        while inner is not None:
+            if inner is self:
+                return True
+            inner = inner.outer
+        return False
+
+    def begin(self) -> None:
+        """Commit what was changed outside of runs, and start from what is stored now."""
+        self._claim(self)
+        self.begun = True
+        self._record = replace(self._record, started_at=clock.now())
+        if self.session.loaded:
+            try:
+                # What cannot be stored is reported when this run ends, so that its code has the chance to mend it.
+                self.session.commit(self.session.collect())
+            except StateConflict as conflict:
+                self._record = replace(self._record, refused_patch=conflict.patch)
+                raise
+        self.session.refresh()
+        self._record = replace(self._record, base_version=self.session.version)
+        self._started = True
+        heartbeat().watch(self)
+
+    def stamp(self, item: Any) -> RunResponse:
+        """Make the response to hand out of what `run()` yielded or returned."""
+        response = item if isinstance(item, RunResponse) else RunResponse(content=item)
+        self._output.add(response)
+        if response.agent_run_id is not None or response.sequence is not None:
+            response = replace(response)  # it is the agent's own, or was handed out before
+        self._sequence += 1
+        response.run_id = self.run_id
+        response.session_id = self.session.session_id
+        response.workflow_id = self._record.workflow_id
+        response.user_id = self._record.owner or None
+        response.sequence = self._sequence
+        return response
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a commit between two responses."""
+        return not self._rollback and clock.monotonic() - self._saved_at >= COMMIT_EVERY
+
+    def save_between(self) -> None:
+        """Commit what is pending; a value that cannot be stored now may be mended before the run ends."""
+        self._commit(self.session.collect(), always=False)
+
+    def save_now(self) -> int:
+        """Commit what is pending and return the session's version.
+
+        Raises:
+            UnstorableValue: after everything else was committed.
+        """
+        pending = self.session.collect()
+        self._commit(pending, always=False)
+        if pending.problems:
+            raise UnstorableValue(pending.problems)
+        return self.session.version
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Commit, record how the run ended, and let the workflow object go."""
+        with self._lock:
+            if self.ended:
+                return
+            self.ended = True
+        heartbeat().unwatch(self)
+        try:
+            pending = self._pending_at_end(error)
+            if pending.problems and error is None:
+                error = UnstorableValue(pending.problems)
+            self._end_record(error)
+            self._commit(pending, always=True)
+            if pending.problems:
+                raise UnstorableValue(pending.problems)
+        finally:
+            self._release()
+
+    def _pending_at_end(self, error: BaseException | None) -> Pending:
+        if not self._started:
+            return _NOTHING  # the run's own code has not executed
+        if self._rollback and error is not None:
+            self.session.restore()
+            return _NOTHING
+        return self.session.collect()
+
+    def saved_patches(self) -> list[bytes]:
+        """The patches committed since the last call, oldest first."""
+        patches, self._patches = self._patches, []
+        return patches
+
+    def record_start(self) -> None:
+        """Record the run as running, unless it has been recorded or has ended meanwhile."""
+        with self._lock:
+            if not self.recorded and not self.ended:
+                self.session.write_run(self._record)
+                self.recorded = True
+
+    def fail_later(self, error: HoldfastError) -> None:
+        """Keep a failure of the heartbeat, to be raised by the next commit."""
+        self._deferred = error
+
+    def abandon(self) -> None:
+        """End the run because the process ends."""
+        generator = self.generator() if self.generator is not None else None
+        if generator is not None and not generator.gi_running:
+            generator.close()
+        self.finish(GeneratorExit())
+
+    def _commit(self, pending: Pending, *, always: bool) -> None:
+        self._saved_at = clock.monotonic()
+        deferred, self._deferred = self._deferred, None
+        if deferred is not None:
+            raise deferred
+        with self._lock:
+            record = self._record if always or (pending.operations and not self.recorded) else None
+            try:
+                patch = self.session.commit(pending, record)
+            except StateConflict as conflict:
+                self._keep_refused(conflict)
+                raise
+            self.recorded = self.recorded or record is not None
+        if patch is not None:
+            self._patches.append(patch)
+
+    def _keep_refused(self, conflict: StateConflict) -> None:
+        self._record = replace(self._record, refused_patch=conflict.patch)
+        if self.ended:
+            self._end_record(conflict)
+        self.session.write_run(self._record)
+        self.recorded = True
+
+    def _end_record(self, error: BaseException | None) -> None:
+        self._record = replace(
+            self._record,
+            status=status_after(error),
+            ended_at=clock.now(),
+            output=codec.encode_or_mark(self._output.value, self._types),
+            error=failure_of(error),
+            usage=self._meter.usage,
+        )
+
+
+class Output:
+    """The content of a run as a whole, made of the responses it hands out.
+
+    That of the response which says that the workflow (or the agent) completed; else the joined pieces, if all are
+    text; else the last content.
+
+    >>> output = Output()
+    >>> for piece in ("Hold", "fast"):
+    ...     output.add(RunResponse(content=piece))
+    >>> output.value
+    'Holdfast'
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[str] | None = []
+        self._last: Any = None
+        self._final = False
+
+    def add(self, response: RunResponse) -> None:
+        """Take one more response into account."""
+        if response.content is None or self._final:
+            return
+        self._final = response.event in (RunEvent.workflow_completed, RunEvent.run_completed)
+        self._last = response.content
+        if self._final or not isinstance(response.content, str):
+            self._pieces = None
+        elif self._pieces is not None:
+            self._pieces.append(response.content)
+
+    @property
+    def value(self) -> Any:
+        return "".join(self._pieces) if self._pieces else self._last
+
+
+def status_after(error: BaseException | None) -> RunStatus:
+    """How a run that ended with this exception stands.
+
+    >>> str(status_after(None)), str(status_after(ValueError())), str(status_after(GeneratorExit()))
+    ('completed', 'failed', 'cancelled')
+    """
+    if error is None:
+        return RunStatus.completed
+    if isinstance(error, GeneratorExit | asyncio.CancelledError | KeyboardInterrupt):
+        return RunStatus.cancelled
+    return RunStatus.failed
+
+
+def failure_of(error: BaseException | None) -> Failure | None:
+    """What is recorded of the exception that ended a run."""
+    if error is None or status_after(error) is RunStatus.cancelled:
+        return None
+    kind = type(error)
+    lines = traceback.format_exception(kind, error, error.__traceback__, limit=-20)
+    return Failure(f"{kind.__module__}.{kind.__qualname__}", str(error), "".join(lines))
+
+
+def flow(run: ActiveRun, function: Callable[[], Any], *, events: bool, plain: bool = False) -> Flow:
+    """What a run does, as effects for a driver to perform (see `drivers.py`).
+
+    Args:
+        run: the run, not begun.
+        function: calls the user's `run()`.
+        events: whether the framework's own events are handed out as well.
+        plain: whether `function` is neither a generator nor a coroutine function, but may return what they do; the
+            flow then emits a `Handover` and goes on in whichever driver that needs.
+    """
+    try:
+        yield Store(run.begin)
+        if events:
+            yield Emit(run.stamp(RunResponse(event=RunEvent.workflow_started)))
+        yield from _body(run, function, events, plain)
+    except BaseException as error:
+        yield from _ending(run, error, events)
+        raise
+    yield Store(run.finish)
+    if events:
+        yield from _saved(run)
+        yield Emit(run.stamp(RunResponse(event=RunEvent.workflow_completed)))
+
+
+def _body(run: ActiveRun, function: Callable[[], Any], events: bool, plain: bool) -> Flow:
+    result = yield Call(function, run.scope)
+    run.iterator = result if inspect.isgenerator(result) or inspect.isasyncgen(result) else None
+    if plain and (run.iterator is not None or inspect.isawaitable(result)):
+        yield Emit(Handover(result))
+        if run.iterator is None:
+            result = yield Call(functools.partial(_itself, result), run.scope)
+    if run.iterator is None:
+        run.result = run.stamp(result)
+        if events:
+            yield Emit(run.result)
+        return
+    while not isinstance(item := (yield Advance(run.iterator, run.scope)), Ended):
+        response = run.stamp(item)
+        if run.due:
+            yield Store(run.save_between)
+        if events:
+            yield from _saved(run)
+        yield Emit(response)
+    run.result = item.value
+
+
+def _ending(run: ActiveRun, error: BaseException, events: bool) -> Flow:
+    """Close what the user left open, commit, and raise what came up meanwhile in place of the error."""
+    failure = error
+    if run.iterator is not None:
+        try:
+            yield Close(run.iterator, run.scope)
+        except BaseException as closing:  # noqa: BLE001  # raised below, once the commit is made
+            failure = closing
+    if run.begun:
+        yield Store(functools.partial(run.finish, failure))
+    if events and status_after(failure) is RunStatus.failed:
+        yield from _saved(run)
+        yield Emit(run.stamp(RunResponse(event=RunEvent.run_failed, data={"error": type(failure).__name__})))
+    if failure is not error:
+        raise failure
+
+
+def _itself(awaitable: Any) -> Any:
+    return awaitable
+
+
+def _saved(run: ActiveRun) -> Flow:
+    for patch in run.saved_patches():
+        data = {"patch": codec.parse_json(patch), "version": run.session.version}
+        yield Emit(run.stamp(RunResponse(event=RunEvent.state_saved, data=data)))

@@ -1,0 +1,251 @@
+"""The encoded document of one version of a session, as far as it has been read.
+
+Rules that must stay true:
+- a `StoredDocument` stands for one version for ever: a commit or another's change makes a new document, which
+  shares the entries that stayed. Reading a large value on demand changes what is in memory, never what it means;
+- documents are shared between sessions and threads through `recent`, so an entry is replaced in one assignment;
+- what is read on demand is read as of the document's own snapshot, whatever has been committed since.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from weakref import WeakKeyDictionary
+
+from holdfast import clock, patch
+from holdfast.patch import Operation
+from holdfast.records import Change, Known, Snapshot, StoredSession, StoredValue
+from holdfast.storage.base import Storage
+
+Read = Callable[[str], bytes]
+"""Reads the stored value of a name as of the document's snapshot."""
+
+# A snapshot is due when the patches since the last one outweigh half of the values they changed: bytes written then
+# stay below three times the bytes changed. Below the floor a few pages are cheaper than the bookkeeping.
+SNAPSHOT_FLOOR = 16_384
+# Many small patches cost time to replay long before they weigh much.
+SNAPSHOT_PATCHES = 1_000
+
+
+class _Entry:
+    """One encoded value: its data (None until read) with operations still to be applied to it."""
+
+    __slots__ = ("content", "position", "size")
+
+    def __init__(
+        self, data: bytes | None, size: int, position: int | None, pending: tuple[Operation, ...] = ()
+    ) -> None:
+        self.content = (data, pending)
+        self.size = size
+        """Bytes of the encoded value; an estimate while operations are pending."""
+        self.position = position
+        """Where the last snapshot has it; None for a key added since."""
+
+
+class StoredDocument:
+    """Names and encoded values of one version, in order; large values are read when they are first needed."""
+
+    __slots__ = (
+        "_changed",
+        "_entries",
+        "_removed",
+        "incarnation",
+        "patch_bytes",
+        "patches",
+        "size",
+        "snapshot_version",
+        "version",
+    )
+
+    def __init__(self, incarnation: str, version: int, snapshot_version: int) -> None:
+        self.incarnation = incarnation
+        self.version = version
+        self.snapshot_version = snapshot_version
+        self.patches = 0
+        self.patch_bytes = 0
+        self.size = 0
+        self._entries: dict[str, _Entry] = {}
+        self._changed: set[str] = set()
+        self._removed: set[str] = set()
+
+    @classmethod
+    def unsaved(cls) -> StoredDocument:
+        """The empty document of a session that is not stored yet."""
+        return cls(clock.new_id(), 0, 0)
+
+    @classmethod
+    def of(cls, stored: StoredSession) -> StoredDocument:
+        """The document that `Storage.load` returned whole."""
+        info = stored.info
+        document = cls(info.incarnation, info.snapshot_version, info.snapshot_version)
+        for value in stored.values or ():
+            document._entries[value.name] = _Entry(value.data, value.size, value.position)
+            document.size += value.size
+        document._apply(stored.changes)
+        return document
+
+    @property
+    def known(self) -> Known:
+        return Known(self.incarnation, self.version)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def encoded(self, name: str, read: Read) -> bytes:
+        """The encoded value of a name, read and brought up to this version if that has not been done yet."""
+        entry = self._entries[name]
+        data, pending = entry.content
+        if data is None:
+            data = read(name)
+        if pending:
+            values = {name: data}
+            patch.apply(values, pending)
+            data = values[name]
+        if data is not entry.content[0]:
+            entry.size = len(data)
+            entry.content = (data, ())
+        return data
+
+    def after_changes(self, changes: Iterable[Change]) -> StoredDocument:
+        """The document after changes that others committed."""
+        document = self._copy()
+        document._apply(changes)
+        return document
+
+    def after_commit(
+        self, operations: Sequence[Operation], values: dict[str, bytes], patch_size: int
+    ) -> StoredDocument:
+        """The document after a commit of our own, whose new values are at hand encoded."""
+        document = self._copy()
+        for operation in operations:
+            name = operation.path[0]
+            if len(operation.path) == 1:
+                document._apply_top(operation)
+            elif name not in document._changed or document._entries[name].content[0] is not values[name]:
+                document._put(name, values[name], document._entries[name].position)
+        document._count(patch_size)
+        return document
+
+    def snapshot(self, read: Read) -> Snapshot | None:
+        """The values to be stored whole with the commit that made this document; None when that is not due."""
+        changed = sum(self._entries[name].size for name in self._changed if name in self._entries)
+        if self.patches < SNAPSHOT_PATCHES and self.patch_bytes <= max(SNAPSHOT_FLOOR, changed // 2):
+            return None
+        last = max((entry.position for entry in self._entries.values() if entry.position is not None), default=-1)
+        values = []
+        for name, entry in self._entries.items():
+            if name not in self._changed:
+                continue
+            data = self.encoded(name, read)
+            position = entry.position
+            if position is None:
+                position = last = last + 1
+            values.append(StoredValue(name, position, self.version, len(data), data))
+        return Snapshot(tuple(values), tuple(self._removed - self._entries.keys()))
+
+    def with_snapshot(self, snapshot: Snapshot) -> StoredDocument:
+        """The same document once its snapshot is stored."""
+        document = self._copy()
+        document.snapshot_version = document.version
+        document.patches = document.patch_bytes = 0
+        for value in snapshot.values:
+            document._entries[value.name] = _Entry(value.data, value.size, value.position)
+        document._changed = set()
+        document._removed = set()
+        return document
+
+    def _copy(self) -> StoredDocument:
+        document = StoredDocument(self.incarnation, self.version, self.snapshot_version)
+        document.patches, document.patch_bytes, document.size = self.patches, self.patch_bytes, self.size
+        document._entries = self._entries.copy()
+        document._changed = self._changed.copy()
+        document._removed = self._removed.copy()
+        return document
+
+    def _apply(self, changes: Iterable[Change]) -> None:
+        deeper: dict[str, list[Operation]] = {}
+        for change in changes:
+            for operation in patch.decode_patch(change.patch):
+                name = operation.path[0]
+                if len(operation.path) > 1:
+                    deeper.setdefault(name, []).append(operation)
+                else:
+                    deeper.pop(name, None)
+                    self._apply_top(operation)
+            self._count(len(change.patch))
+        for name, operations in deeper.items():
+            entry = self._entries[name]
+            data, pending = entry.content
+            size = entry.size + sum(len(operation.value or b"") for operation in operations)
+            self._entries[name] = _Entry(data, size, entry.position, (*pending, *operations))
+            self._changed.add(name)
+            self.size += size - entry.size
+
+    def _apply_top(self, operation: Operation) -> None:
+        name = operation.path[0]
+        if operation.op == "replace":
+            self._put(name, operation.value or b"", self._entries[name].position)
+            return
+        old = self._entries.pop(name, None)
+        if old is not None:
+            self.size -= old.size
+            self._changed.add(name)
+            if old.position is not None:
+                self._removed.add(name)
+        if operation.op == "add":
+            self._put(name, operation.value or b"", None)
+
+    def _put(self, name: str, data: bytes, position: int | None) -> None:
+        old = self._entries.get(name)
+        self.size += len(data) - (old.size if old else 0)
+        self._entries[name] = _Entry(data, len(data), position)
+        self._changed.add(name)
+
+    def _count(self, patch_size: int) -> None:
+        self.version += 1
+        self.patches += 1
+        self.patch_bytes += patch_size
+
+
+class RecentDocuments:
+    """The documents of sessions that this process used last, so that an unchanged session is not read again.
+
+    Bounded by the bytes of the values and by the number of sessions; what is left out is read from the storage.
+    """
+
+    BYTES = 64 * 1024 * 1024
+    SESSIONS = 256
+
+    def __init__(self) -> None:
+        # Re-entrant: the garbage collector may finalise a run, which commits, while the lock is held.
+        self._lock = threading.RLock()
+        self._by_storage: WeakKeyDictionary[Storage, OrderedDict[tuple[str, str], StoredDocument]] = WeakKeyDictionary()
+
+    def get(self, storage: Storage, owner: str, session_id: str) -> StoredDocument | None:
+        with self._lock:
+            return self._by_storage.get(storage, OrderedDict()).get((owner, session_id))
+
+    def put(self, storage: Storage, owner: str, session_id: str, document: StoredDocument) -> None:
+        with self._lock:
+            documents = self._by_storage.setdefault(storage, OrderedDict())
+            documents.pop((owner, session_id), None)
+            if document.size > self.BYTES:
+                return
+            documents[owner, session_id] = document
+            total = sum(kept.size for kept in documents.values())
+            while len(documents) > self.SESSIONS or total > self.BYTES:
+                _, oldest = documents.popitem(last=False)
+                total -= oldest.size
+
+    def forget(self, storage: Storage) -> None:
+        """Drop what is known of a storage; the next load of each of its sessions reads everything."""
+        with self._lock:
+            self._by_storage.pop(storage, None)
+
+
+recent = RecentDocuments()

@@ -1,0 +1,337 @@
+"""The class that users subclass.
+
+Rules that must stay true:
+- a subclass is plain Python: `run()` is wrapped once, when the class is made, and whatever else it declares stays as
+  it is;
+- the constructor takes what the class declares and nothing else;
+- one object runs one run at a time; a call of `run()` from inside of its own run is a plain call.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
+from weakref import ref
+
+from holdfast import clock, codec
+from holdfast.agent import Agent, is_pydantic_agent
+from holdfast.declared import Types
+from holdfast.drivers import Flow, astream, stream
+from holdfast.errors import InvalidInput, RunInProgress, UnstorableValue
+from holdfast.heartbeat import heartbeat
+from holdfast.records import Run, RunStatus
+from holdfast.response import RunResponse
+from holdfast.running import ActiveRun, current, flow
+from holdfast.session import Session
+from holdfast.storage.base import Storage
+from holdfast.storage.memory import MemoryStorage
+
+MAX_ID_LENGTH = 255
+"""Characters of a session id or user id."""
+
+_RESERVED = frozenset({"session_id", "storage", "user_id", "workflow_id", "name", "session_state"})
+
+
+class Workflow:
+    """A workflow whose `session_state` is kept under a session id.
+
+    Subclass it and write `run()`: a plain function, a generator, a coroutine function or an async generator. What
+    `run()` leaves in `self.session_state`, changed in whatever way, is committed when it ends.
+
+    Args:
+        session_id: 1 to 255 characters; a random id when absent.
+        storage: where sessions are kept, such as `SqlWorkflowStorage(db_file="workflows.db")`; in the memory of
+            this object when absent.
+        user_id: whose session it is; sessions of other users cannot be reached.
+        workflow_id: recorded with each run; the class name when absent.
+        name: recorded with each session and run; the class name when absent.
+        session_state: what a session that is not stored yet starts with; copied.
+        attributes: any public, non-callable name that the class declares.
+
+    Attributes:
+        run_id: of the current run, or else of the last one; None before the first.
+        description: what the workflow is for.
+        on_error: `"commit"` keeps what a failed run changed; `"rollback"` keeps only what it committed with
+            `write_to_storage()`.
+        state_types: pydantic models, dataclasses, named tuples and enums that the session state may hold. Those in
+            the annotations of `run()` and in the `output_type` of the class's agents are declared already.
+
+    Raises:
+        InvalidInput: an unknown keyword, or an id that cannot be used.
+
+    >>> class Counter(Workflow):
+    ...     def run(self) -> int:
+    ...         self.session_state["n"] = self.session_state.get("n", 0) + 1
+    ...         return self.session_state["n"]
+    >>> counter = Counter()
+    >>> counter.run().content, counter.run().content
+    (1, 2)
+    """
+
+    description: str | None = None
+    on_error: Literal["commit", "rollback"] = "commit"
+    state_types: Iterable[Any] = ()
+
+    _default_state: ClassVar[Mapping[Any, Any]] = {}
+
+    def __init__(
+        self,
+        *,
+        session_id: str | None = None,
+        storage: Storage | None = None,
+        user_id: str | None = None,
+        workflow_id: str | None = None,
+        name: str | None = None,
+        session_state: Mapping[Any, Any] | None = None,
+        **attributes: Any,
+    ) -> None:
+        self._set_declared(attributes)
+        if self.on_error not in ("commit", "rollback"):
+            raise InvalidInput(f'on_error is "commit" or "rollback", not {self.on_error!r}')
+        self.session_id = check_id("session_id", session_id) if session_id is not None else clock.new_id()
+        self.user_id = check_id("user_id", user_id) if user_id is not None else None
+        self.name = name or type(self).__name__
+        self.workflow_id = workflow_id or type(self).__name__
+        self.storage: Storage = storage if storage is not None else MemoryStorage()
+        self.run_id: str | None = None
+        self._types = _declared_types(type(self))
+        self._session = Session(
+            self.storage,
+            self.user_id or "",
+            self.session_id,
+            workflow=self.name,
+            types=self._types,
+            defaults=_check_state(session_state) if session_state is not None else self._default_state,
+        )
+        self._active: ActiveRun | None = None
+        # Re-entrant: the garbage collector may end an abandoned run of this object while the lock is held.
+        self._claiming = threading.RLock()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if inspect.isfunction(own.get("run")):
+            cls.run = _wrapped(own["run"])  # type: ignore[method-assign]
+        if "session_state" in own and not isinstance(own["session_state"], property):
+            cls._default_state = _check_state(own["session_state"])
+            del cls.session_state  # the name stays the property of the base class
+        for attribute, value in list(own.items()):
+            if is_pydantic_agent(value):
+                agent = Agent(value)
+                setattr(cls, attribute, agent)
+                agent.__set_name__(cls, attribute)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002  # each subclass chooses its own
+        """What the workflow does; written by the subclass."""
+        raise InvalidInput(f"{type(self).__name__} has no run() method; write one: def run(self, ...)")
+
+    @property
+    def session_state(self) -> dict[Any, Any]:
+        """The state of the session: a dict that is loaded on first access and saved when a run ends.
+
+        Raises:
+            StorageError: it could not be loaded.
+        """
+        if not self._session.loaded:
+            self._session.refresh()
+        return self._session.state
+
+    @session_state.setter
+    def session_state(self, state: Mapping[Any, Any]) -> None:
+        new = dict(_check_state(state))
+        current_state = self.session_state
+        current_state.clear()
+        current_state.update(new)
+
+    def write_to_storage(self) -> int:
+        """Commit the session state now.
+
+        Returns:
+            The version of the session, which a commit without changes does not raise.
+
+        Raises:
+            UnstorableValue: values that cannot be kept, each with its path; everything else was committed.
+            StateConflict: another run has changed the session since this one began.
+            StorageError: it could not be written.
+        """
+        if self._active is not None:
+            return self._active.save_now()
+        pending = self._session.collect()
+        self._session.commit(pending)
+        if pending.problems:
+            raise UnstorableValue(pending.problems)
+        return self._session.version
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(session_id={self.session_id!r})"
+
+    def _set_declared(self, attributes: Mapping[str, Any]) -> None:
+        if not attributes:
+            return
+        known = _declared_names(type(self))
+        if unknown := attributes.keys() - known:
+            raise InvalidInput(
+                f"{type(self).__name__}() got unknown keyword(s) {', '.join(sorted(unknown))}; "
+                f"it knows {', '.join(sorted(known | _RESERVED))}. Declare others in the class body."
+            )
+        for attribute, value in attributes.items():
+            setattr(self, attribute, value)
+
+    def _new_run(self, arguments: inspect.BoundArguments) -> ActiveRun:
+        arguments.apply_defaults()
+        given = dict(list(arguments.arguments.items())[1:])
+        record = Run(
+            run_id=clock.new_id(),
+            owner=self.user_id or "",
+            session_id=self.session_id,
+            workflow_id=self.workflow_id,
+            workflow=self.name,
+            status=RunStatus.running,
+            started_at=clock.now(),
+            process_id=heartbeat().process_id,
+            input=codec.encode_or_mark(given, self._types),
+        )
+        return ActiveRun(
+            self._session,
+            record,
+            types=self._types,
+            rollback=self.on_error == "rollback",
+            claim=self._claim,
+            release=self._let_go,
+        )
+
+    def _claim(self, run: ActiveRun) -> None:
+        with self._claiming:
+            if self._active is not None:
+                raise RunInProgress(
+                    workflow=type(self).__name__, run_id=self._active.run_id, session_id=self.session_id
+                )
+            self._active = run
+            self.run_id = run.run_id
+
+    def _let_go(self) -> None:
+        self._active = None
+
+
+def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The user's `run()`, run as a run: the one place where plain and async workflows part."""
+    signature = inspect.signature(function)
+    takes_events = "stream_events" in signature.parameters
+    yields = inspect.isgeneratorfunction(function)
+    awaits = inspect.iscoroutinefunction(function)
+    ayields = inspect.isasyncgenfunction(function)
+
+    @functools.wraps(function)
+    def run(self: Workflow, *args: Any, **kwargs: Any) -> Any:
+        if self._active is not None and self._active.encloses(current.get()):
+            return function(self, *args, **kwargs)
+        events = not takes_events and bool(kwargs.pop("stream_events", False))
+        arguments = signature.bind(self, *args, **kwargs)
+        call = functools.partial(function, self, *args, **kwargs)
+        active = self._new_run(arguments)
+        if ayields or (awaits and events):
+            return astream(flow(active, call, events=events))
+        if awaits:
+            return _acomplete(active, astream(flow(active, call, events=False)))
+        if yields or events:
+            return _streamed(active, call, events=events)
+        return _called(active, call)
+
+    return run
+
+
+def _streamed(active: ActiveRun, call: Callable[[], Any], *, events: bool) -> Any:
+    responses = stream(flow(active, call, events=events))
+    active.generator = ref(responses)
+    return responses
+
+
+def _called(active: ActiveRun, call: Callable[[], Any]) -> Any:
+    """Run a plain function. When it returned an iterator or an awaitable, the run goes on in that."""
+    steps = flow(active, call, events=False, plain=True)
+    responses = stream(steps)
+    for handover in responses:
+        if inspect.isgenerator(handover.result):
+            active.generator = ref(responses)
+            return responses
+        rest = _handed_over(steps, responses)
+        return rest if inspect.isasyncgen(handover.result) else _acomplete(active, rest)
+    return active.result
+
+
+async def _handed_over(steps: Flow, begun: Any) -> AsyncIterator[RunResponse]:
+    """The rest of a run that began in plain code. Holding `begun` ends the run even if this is never iterated."""
+    async for response in astream(steps):
+        yield response
+    del begun
+
+
+async def _acomplete(active: ActiveRun, responses: AsyncIterator[RunResponse]) -> Any:
+    async for _ in responses:
+        pass
+    return active.result
+
+
+def check_id(what: str, value: Any) -> str:
+    """An id as it is, if it can be used as one.
+
+    Raises:
+        InvalidInput: it is not a str of 1 to 255 characters without NUL and lone surrogates.
+
+    >>> check_id("session_id", "my-session-id")
+    'my-session-id'
+    """
+    if type(value) is not str:
+        raise InvalidInput(f"{what} must be a str, not {type(value).__name__}; convert it with str()")
+    if not 1 <= len(value) <= MAX_ID_LENGTH:
+        raise InvalidInput(f"{what} must have 1 to {MAX_ID_LENGTH} characters, not {len(value)}")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidInput(f"{what} must not contain NUL or lone surrogates")
+    return value
+
+
+def _check_state(state: Any) -> Mapping[Any, Any]:
+    if not isinstance(state, Mapping):
+        raise InvalidInput(f"session_state must be a dict, not {type(state).__name__}; to empty it: {{}}")
+    return state
+
+
+def _declared_names(cls: type) -> set[str]:
+    """The names that the constructor takes beside its own: public, not callable, declared by the class."""
+    names: set[str] = set()
+    for base in cls.__mro__[:-1]:
+        names |= {name for name, value in vars(base).items() if not callable(value) and not isinstance(value, property)}
+        names |= set(inspect.get_annotations(base))
+    return {name for name in names if not name.startswith("_")} - _RESERVED
+
+
+def _declared_types(cls: type[Workflow]) -> Types:
+    """The types that the state of this class may hold; found once for each class."""
+    if "_declared" not in vars(cls):
+        cls._declared = Types(_annotations(cls))  # type: ignore[attr-defined]
+    return cls._declared  # type: ignore[attr-defined,no-any-return]
+
+
+def _annotations(cls: type[Workflow]) -> Iterable[Any]:
+    yield from cls.state_types
+    for base in cls.__mro__:
+        for value in vars(base).values():
+            if isinstance(value, Agent):
+                yield value.output_type
+        if inspect.isfunction(method := vars(base).get("run")):
+            yield from _hints(inspect.unwrap(method))
+
+
+def _hints(function: Callable[..., Any]) -> Iterable[Any]:
+    """The annotations of a function, without those whose names cannot be resolved."""
+    for annotation in inspect.get_annotations(function).values():
+        if not isinstance(annotation, str):
+            yield annotation
+            continue
+        try:
+            yield eval(annotation, getattr(function, "__globals__", {}))  # the class's own source
+        except (NameError, AttributeError):
+            continue  # imported for type checkers only, so no value of it can be met here

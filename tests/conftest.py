@@ -1,0 +1,60 @@
+"""What many tests share: a storage of each kind, and a clock that tests own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from holdfast.storage.memory import MemoryStorage
+from holdfast.storage.sql import SqlWorkflowStorage
+
+from holdfast import clock
+from holdfast.storage.base import Storage
+
+BACKENDS = ["memory", "sqlite"]
+
+
+@pytest.fixture(params=BACKENDS)
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    """An empty storage of each kind."""
+    kept = MemoryStorage() if request.param == "memory" else SqlWorkflowStorage(db_file=tmp_path / "workflows.db")
+    yield kept
+    kept.close()
+
+
+class FakeClock(clock.Clock):
+    """A clock that moves when a test says so; identifiers stay random."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_800_000_000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """A clock that stands still until its `seconds` are changed."""
+    fake = FakeClock()
+    monkeypatch.setattr(clock, "current", fake)
+    return fake
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[[str], str]:
+    """Runs a program in a new process, in the test's folder, and returns what it printed."""
+    import subprocess
+    import sys
+
+    def run(source: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
