@@ -109,20 +109,20 @@ class Agent:
             self._wrapped_output = self._wrapped.output_type
             self.name = name or self._wrapped.name
             self.output_type = self._wrapped_output if output_type is str else output_type
+        ignored = (instructions, self.tools, base_url, model_settings)
+        if _is_function(self.model) and (any(ignored) or output_type is not str):
+            raise InvalidInput(
+                "Agent(function) takes only a name: the function itself answers, so instructions, tools, output_type, "
+                "base_url and model_settings would have no effect. Leave them out."
+            )
         self._check()
 
     def _check(self) -> None:
-        if _is_function(self.model):
-            ignored = (self.instructions, self.tools, self.base_url, self.model_settings)
-            if self._wrapped is None and (any(ignored) or self.output_type is not str):
-                raise InvalidInput(
-                    "Agent(function) takes only a name: the function itself answers, so instructions, tools, "
-                    "output_type, base_url and model_settings would have no effect. Leave them out."
-                )
-        elif self.model is not None and not isinstance(self.model, str) and not _is_model(self.model):
+        model = self.model
+        if model is not None and not isinstance(model, str) and not _is_model(model) and not _is_function(model):
             raise InvalidInput(
-                f"An agent has a {type(self.model).__name__} as its model. Give a name such as "
-                "'openai-chat:gpt-5-mini', a pydantic-ai model or a function, or make Agent(a_pydantic_ai_agent)."
+                f"An agent has a {type(model).__name__} as its model. Give a name such as 'openai-chat:gpt-5-mini', a "
+                "pydantic-ai model or a function, or make Agent(a_pydantic_ai_agent)."
             )
 
     def __repr__(self) -> str:

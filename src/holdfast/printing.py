@@ -9,6 +9,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["pprint_run_response"]
 
 _COMPLETED = frozenset({RunEvent.run_completed, RunEvent.workflow_completed})
+_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""What a model or tool could steer a terminal with."""
 _FRAME_LINES = 4
 """Lines of the terminal that the panel's frame and the prompt take."""
 
@@ -60,12 +63,12 @@ def _responses(given: RunResponse | Iterable[RunResponse]) -> Iterator[RunRespon
     if isinstance(given, AsyncIterable):
         raise InvalidInput(
             "pprint_run_response got an async iterator. Print each response as it comes: "
-            "`async for response in run: print(response.content, end='')`, or give it the responses that run() hands out."
+            "`async for response in run: print(response.content, end='')`, or give it what a plain run() hands out."
         )
     if not isinstance(given, Iterable) or isinstance(given, str | bytes | dict):
         raise InvalidInput(
-            f"pprint_run_response got a {type(given).__name__}. Give it what run() returned: a RunResponse or an iterator "
-            "of them."
+            f"pprint_run_response got a {type(given).__name__}. Give it what run() returned: a RunResponse or an "
+            "iterator of them."
         )
     return iter(given)
 
@@ -110,9 +113,9 @@ class _Screen:
                 self.shown.add(response)
         finally:
             # As it is: rich would fold long lines and read brackets in it as markup.
-            print(self.shown.text(), file=self.console.file)  # noqa: T201
+            print(self.shown.text(), file=self.console.file)
             if self.show_time:
-                print(self._time(), file=self.console.file)  # noqa: T201
+                print(self._time(), file=self.console.file)
 
     def show_live(self, responses: Iterator[RunResponse]) -> None:
         from rich.live import Live
@@ -138,7 +141,7 @@ class _Screen:
         """The last lines, as many as there is room for."""
         from rich.text import Text
 
-        lines = Text(self.shown.text()).wrap(self.console, max(self.console.width - 4, 1))
+        lines = Text(self.shown.text().translate(_CONTROLS)).wrap(self.console, max(self.console.width - 4, 1))
         return Text("\n").join(list(lines)[-max(self.console.height - _FRAME_LINES, 1) :])
 
     def _whole(self) -> RenderableType:
@@ -150,15 +153,14 @@ class _Screen:
         parts: list[RenderableType] = []
         for block in self.shown.blocks:
             if isinstance(block, str):
-                parts.append(Markdown(block) if self.markdown else Text(block))
+                text = block.translate(_CONTROLS)
+                parts.append(Markdown(text) if self.markdown else Text(text))
             else:
                 parts.append(JSON(_as_json(block)))
         return Group(*parts)
 
 
 def _as_json(value: Any) -> str:
-    import json
-
     from pydantic_core import to_jsonable_python
 
     return json.dumps(to_jsonable_python(value, fallback=repr), indent=2, ensure_ascii=False)
