@@ -13,7 +13,7 @@ import binascii
 import re
 import struct
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from math import isfinite, isnan
 from typing import Any, TypeVar
@@ -111,7 +111,9 @@ def _decode_bytes(text: str) -> bytes:
 def _encode_zoned(kind: str, value: datetime | time) -> Any:
     zone = value.tzinfo
     marks: dict[str, Any] = {}
-    if type(zone) is timezone:
+    if zone is UTC:
+        pass  # by far the most frequent; its offset says it all
+    elif type(zone) is timezone:
         arguments = zone.__reduce__()[1]
         if len(arguments) == 2:  # a name was given beside the offset
             marks["name"] = arguments[1]

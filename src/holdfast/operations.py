@@ -1,0 +1,111 @@
+"""The operations of a patch, and their text: a JSON Patch (RFC 6902) of `add`, `remove` and `replace`.
+
+Rules that must stay true:
+- a path is a tuple of the names and indexes as text, as RFC 6901 splits a pointer; `-` stands for the end of a list;
+- a value is encoded text that is put into the patch, and taken out of it, byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from holdfast.errors import MalformedData
+
+Path = tuple[str, ...]
+
+_STRAY_TILDE = re.compile(r"~(?![01])")
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One operation of a patch.
+
+    Attributes:
+        op: what to do.
+        path: where, as the segments of a JSON pointer; the first one is the name of a top-level value.
+        value: the encoded value, None for `remove`.
+
+    >>> Operation("add", ("posts", "-"), b'{"id":1}').path
+    ('posts', '-')
+    """
+
+    op: Literal["add", "remove", "replace"]
+    path: Path
+    value: bytes | None = None
+
+
+class _Written(msgspec.Struct):
+    op: Literal["add", "remove", "replace"]
+    path: str
+    value: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_writer = msgspec.json.Encoder()
+_reader = msgspec.json.Decoder(list[_Written])
+
+
+def pointer_of(path: Path) -> str:
+    """A path as a JSON pointer.
+
+    >>> pointer_of(("a/b", "m~n", "0"))
+    '/a~1b/m~0n/0'
+    """
+    return "".join("/" + segment.replace("~", "~0").replace("/", "~1") for segment in path)
+
+
+def path_of(pointer: str) -> Path:
+    """A JSON pointer as a path.
+
+    Raises:
+        MalformedData: it is not the pointer of something inside a document.
+
+    >>> path_of("/a~1b/m~0n/0")
+    ('a/b', 'm~n', '0')
+    """
+    if not pointer.startswith("/") or _STRAY_TILDE.search(pointer):
+        raise MalformedData(where="a patch", what="a path in it is not a JSON pointer to a value")
+    return tuple(segment.replace("~1", "/").replace("~0", "~") for segment in pointer[1:].split("/"))
+
+
+def encode_patch(operations: Iterable[Operation]) -> bytes:
+    """Operations as the text of a JSON Patch.
+
+    >>> encode_patch([Operation("replace", ("n",), b"2"), Operation("remove", ("posts", "0"))])
+    b'[{"op":"replace","path":"/n","value":2},{"op":"remove","path":"/posts/0"}]'
+    """
+    return _writer.encode(
+        [
+            _Written(
+                operation.op,
+                pointer_of(operation.path),
+                msgspec.UNSET if operation.value is None else msgspec.Raw(operation.value),
+            )
+            for operation in operations
+        ]
+    )
+
+
+def decode_patch(data: bytes) -> list[Operation]:
+    """The operations that a JSON Patch consists of.
+
+    Raises:
+        MalformedData: it is not a patch, or has operations that Holdfast does not write.
+
+    >>> decode_patch(b'[{"op":"remove","path":"/posts/0"}]')
+    [Operation(op='remove', path=('posts', '0'), value=None)]
+    """
+    try:
+        written = _reader.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise MalformedData(where="a patch", what="it is not a JSON Patch of add, remove and replace") from None
+    return [_operation(item) for item in written]
+
+
+def _operation(item: _Written) -> Operation:
+    value = None if isinstance(item.value, msgspec.UnsetType) else bytes(item.value)
+    if (value is None) != (item.op == "remove"):
+        raise MalformedData(where="a patch", what=f"an operation {item.op!r} has a value too many or too few")
+    return Operation(item.op, path_of(item.path), value)

@@ -1,0 +1,199 @@
+"""RFC 6902 JSON Patch between encoded documents: made, written, and applied to encoded and to live values.
+
+Rules that must stay true:
+- a document is a dict of encoded values by name; applying the difference of two documents to the first gives the
+  second byte for byte, order included;
+- only what lies on the way to a change is decoded, and a tag object is never entered;
+- live containers are changed in place, so that whoever holds one of them sees the change;
+- an operation that does not fit raises `MalformedData` with its path; what was applied before it stays applied.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from holdfast import codec
+from holdfast.declared import NO_TYPES, Types
+from holdfast.difference import diff, displaced, elements, is_tag, members
+from holdfast.errors import MalformedData
+from holdfast.operations import Operation, Path, decode_patch, encode_patch, path_of, pointer_of
+from holdfast.paths import step_text
+from holdfast.recursion import with_room
+from holdfast.scalars import MARK
+
+__all__ = [
+    "Operation",
+    "apply",
+    "apply_live",
+    "decode_patch",
+    "diff",
+    "displaced",
+    "encode_patch",
+    "path_of",
+    "pointer_of",
+]
+
+_writer = msgspec.json.Encoder()
+_INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+def apply(document: dict[str, bytes], operations: Iterable[Operation]) -> None:
+    """Apply operations to an encoded document, in place.
+
+    Args:
+        document: encoded values by name; values that no operation names are not touched.
+
+    Raises:
+        MalformedData: an operation does not fit.
+
+    >>> document = {"n": b"1", "posts": b'["a"]'}
+    >>> apply(document, [Operation("replace", ("n",), b"2"), Operation("add", ("posts", "-"), b'"b"')])
+    >>> document
+    {'n': b'2', 'posts': b'["a","b"]'}
+    """
+    for (name, nested), group in groupby(operations, key=lambda each: (each.path[:1], len(each.path) > 1)):
+        if nested:
+            _require(name[0] in document, name)
+            document[name[0]] = with_room(_edited, document[name[0]], list(group))
+        else:
+            for operation in group:
+                _require(len(operation.path) == 1, operation.path)
+                _perform(document, operation.path[0], operation, operation.value)
+
+
+def apply_live(root: dict[Any, Any], operations: Iterable[Operation], types: Types = NO_TYPES) -> None:
+    """Apply operations to live values, in place.
+
+    Args:
+        root: the session state; of its methods only those of every dict are used.
+        types: the classes whose instances may be in the values.
+
+    Raises:
+        UndeclaredType, StateError: a value cannot be decoded, see `codec.decode`.
+        MalformedData: an operation does not fit.
+
+    >>> state = {"posts": ["a"]}
+    >>> posts = state["posts"]
+    >>> apply_live(state, [Operation("add", ("posts", "-"), b'{"$hf":["tuple",[1]]}')])
+    >>> posts
+    ['a', (1,)]
+    """
+    for operation in operations:
+        path = operation.path
+        _require(bool(path), path)
+        container: Any = root
+        where = "session_state"
+        for depth, segment in enumerate(path[:-1], 1):
+            step = _live_step(container, segment, types, path[:depth])
+            where += step_text(step)
+            container = container[step]
+        _require(container is root or type(container) in (dict, list), path)
+        last: Any = path[-1]
+        if not isinstance(container, list):
+            last = _live_key(container, last, types)
+        where += step_text(last)
+        value = operation.value if operation.value is None else codec.decode(operation.value, types, where)
+        _perform(container, last, operation, value)
+
+
+def _edited(data: bytes, operations: Sequence[Operation]) -> bytes:
+    """One encoded value after operations inside it; all have the same first segment."""
+    root: dict[str, Any] = {operations[0].path[0]: msgspec.Raw(data)}
+    for parent, group in groupby(operations, key=lambda each: each.path[:-1]):
+        holder: Any = root
+        for depth, segment in enumerate(parent[:-1], 1):
+            holder = _opened(holder, _raw_step(holder, segment, parent[:depth]), parent[:depth])
+        step = _raw_step(holder, parent[-1], parent)
+        batch = list(group)
+        if type(holder[step]) is msgspec.Raw and all(each.op == "add" and each.path[-1] == "-" for each in batch):
+            holder[step] = _spliced(bytes(holder[step]), batch, parent)
+            continue
+        container = _opened(holder, step, parent)
+        for operation in batch:
+            value = operation.value
+            _perform(container, operation.path[-1], operation, None if value is None else msgspec.Raw(value))
+    return _writer.encode(next(iter(root.values())))
+
+
+def _spliced(data: bytes, appends: Sequence[Operation], path: Path) -> msgspec.Raw:
+    """An encoded list with more elements at its end, made without reading those it has."""
+    _require(data.startswith(b"["), path)
+    joined = b",".join(operation.value or b"" for operation in appends)
+    return msgspec.Raw(b"".join((data[:-1], b"" if data == b"[]" else b",", joined, b"]")))
+
+
+def _opened(holder: Any, step: Any, path: Path) -> Any:
+    """The container at a step, its members encoded unless they were opened before."""
+    child = holder[step]
+    if type(child) is msgspec.Raw:
+        data = bytes(child)
+        is_list = data.startswith(b"[")
+        _require(is_list or (data.startswith(b"{") and not is_tag(data)), path)
+        child = holder[step] = elements(data) if is_list else members(data)
+    return child
+
+
+def _raw_step(container: Any, segment: str, path: Path) -> str | int:
+    if type(container) is list:
+        return _index(segment, len(container), path)
+    _require(segment in container, path)
+    return segment
+
+
+def _live_step(container: Any, segment: str, types: Types, path: Path) -> Any:
+    if type(container) is list:
+        return _index(segment, len(container), path)
+    _require(type(container) is dict or (len(path) == 1 and isinstance(container, dict)), path)
+    key = _live_key(container, segment, types)
+    _require(key in container, path)
+    return key
+
+
+def _live_key(container: dict[Any, Any], name: str, types: Types) -> Any:
+    """The key of this name: the very object in the container if it has one."""
+    key = codec.key_of(name, types)
+    if name.startswith(MARK) and key not in container:
+        # A NaN is equal to nothing, not even to the NaN that it was written from.
+        return next((kept for kept in container if codec.name_of(kept, types) == name), key)
+    return key
+
+
+def _perform(container: Any, step: Any, operation: Operation, value: Any) -> None:
+    """One operation on the container that it changes; for a list the step is a segment still."""
+    if type(container) is list:
+        _perform_on_list(container, step, operation, value)
+        return
+    _require(operation.op == "add" or step in container, operation.path)
+    if operation.op == "remove":
+        del container[step]
+    else:
+        container[step] = value
+
+
+def _perform_on_list(container: list[Any], segment: str, operation: Operation, value: Any) -> None:
+    size = len(container)
+    if operation.op == "add":
+        at = size if segment == "-" else _index(segment, size + 1, operation.path)
+        container.insert(at, value)
+        return
+    at = _index(segment, size, operation.path)
+    if operation.op == "remove":
+        del container[at]
+    else:
+        container[at] = value
+
+
+def _index(segment: str, size: int, path: Path) -> int:
+    _require(_INDEX.fullmatch(segment) is not None, path)
+    _require(int(segment) < size, path)
+    return int(segment)
+
+
+def _require(fits: bool, path: Path) -> None:
+    if not fits:
+        raise MalformedData(where=f"a patch at {pointer_of(path)!r}", what="the document has no such place")
