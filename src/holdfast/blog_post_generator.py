@@ -1,0 +1,1 @@
+../../examples/blog_post_generator.py
