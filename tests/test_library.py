@@ -101,6 +101,13 @@ def test_sections_with_all_words_come_before_those_with_some() -> None:
     assert [found["url"] for found in library.search("salt pepper")] == ["both", "one"]
 
 
+def test_sections_that_mention_the_words_only_in_passing_are_left_out() -> None:
+    passing = [Document(f"other {n}", f"{n}", f"Page {n} has many words and one is tide. " * 5) for n in range(3)]
+    rest = [Document(f"rest {n}", f"rest{n}", "This text is about something else altogether.") for n in range(20)]
+    library = Library([Document("Tide tables", "tide", "A tide table tells each tide."), *passing, *rest])
+    assert [found["url"] for found in library.search("tide table")] == ["tide"]
+
+
 def test_inflected_words_match() -> None:
     library = Library([Document("Cats", "cats", "Cats are chasing mice through the old house.")])
     assert library.search("chase a mouse or cat")[0]["url"] == "cats"
@@ -234,7 +241,7 @@ def test_a_sqlite_without_full_text_search_is_named_as_the_cause(monkeypatch: py
 
 def test_the_reference_topics_of_python_answer_questions_about_python() -> None:
     found = Library.from_pydoc_topics().search("context managers and the with statement")
-    assert len(found) == 5
-    assert found[0]["url"].startswith("pydoc:")
+    assert 3 <= len(found) <= 5
+    assert all(part["url"].startswith("pydoc:") for part in found)
     assert "context manager" in found[0]["summary"]
     assert "with" in found[0]["summary"]

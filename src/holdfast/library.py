@@ -23,6 +23,8 @@ __all__ = ["Document", "Library"]
 SUFFIXES: Final = (".md", ".rst", ".txt")
 SUMMARY_SENTENCES: Final = 4
 MAX_TERMS: Final = 32
+RELEVANT: Final = 0.4
+"""Sections that score less than this part of the best one's score only mention the query's words in passing."""
 
 _STOP_WORDS: Final = frozenset(
     """
@@ -37,7 +39,8 @@ CREATE VIRTUAL TABLE section
 USING fts5(title, url UNINDEXED, body, tokenize = 'porter unicode61 remove_diacritics 2')
 """
 _SEARCH: Final = """
-SELECT rowid, title, url, body FROM section WHERE section MATCH ? ORDER BY bm25(section, 5.0, 0.0, 1.0), rowid LIMIT ?
+SELECT rowid, bm25(section, 5.0, 0.0, 1.0) AS score, title, url, body
+FROM section WHERE section MATCH ? ORDER BY score, rowid LIMIT ?
 """
 
 
@@ -107,7 +110,7 @@ class Library:
 
         Args:
             query: the words to look for. Sections with all of them come first, then those with some of them.
-            limit: the largest number of sections to return.
+            limit: the largest number of sections to return; there are fewer when only few fit well.
 
         Returns:
             For each section its `title`, its `url`, and as `summary` the sentences that fit the query best.
@@ -118,11 +121,13 @@ class Library:
         with self._lock:
             connection = self._opened()
             found: dict[int, Section] = {}
+            best: float | None = None
             for operator in (" AND ", " OR "):
                 # `found` is passed over below, so ask for as many more.
-                rows = connection.execute(_SEARCH, (operator.join(terms), limit + len(found)))
-                for rowid, *section in rows:
-                    found.setdefault(rowid, Section(*section))
+                for rowid, score, *section in connection.execute(_SEARCH, (operator.join(terms), limit + len(found))):
+                    best = score if best is None else best
+                    if score <= RELEVANT * best:  # bm25 is negative: the lower, the better
+                        found.setdefault(rowid, Section(*section))
                 if len(found) >= limit:
                     break
         sections = list(found.values())[:limit]
