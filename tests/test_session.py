@@ -224,8 +224,9 @@ class StateAgainstModel(RuleBasedStateMachine):
         other.run(lambda: change_dict(other.session_state, key, live_value, seed))
         self.model = unshared(self.model)
         change_dict(self.model, key, unshared(value), seed)
-        self.aliases.clear()
         self.workflow.run(lambda: None)
+        assert same(dict(self.workflow.session_state), self.model)
+        self.reload()
 
     @invariant()
     def what_is_stored_equals_the_model(self) -> None:
@@ -261,6 +262,30 @@ def test_a_reference_kept_from_an_earlier_run_follows_changes_at_its_element(sto
     assert first.session_state["by"] is by
     assert by == {"a": [1, 2], "b": []}
     assert by["a"] is numbers
+
+
+def test_a_change_by_another_at_one_place_changes_no_other_place_of_a_shared_object(storage: Storage) -> None:
+    first = Doing(session_id="s", storage=storage)
+    shared: list[int] = []
+    first.run(lambda: first.session_state.update(a=shared, b=[shared]))
+    other = Doing(session_id="s", storage=storage)
+    other.run(lambda: other.session_state["a"].append(1))
+    first.run(lambda: None)
+    assert first.session_state == {"a": [1], "b": [[]]}
+    assert Doing(session_id="s", storage=storage).session_state == {"a": [1], "b": [[]]}
+
+
+def test_an_unstorable_value_gives_way_when_another_changes_its_key(storage: Storage) -> None:
+    first = Doing(session_id="s", storage=storage, session_state={"mine": [1], "theirs": [1]})
+    first.run(lambda: None)
+    with pytest.raises(UnstorableValue, match="mine.*\n.*theirs"):
+        first.run(lambda: [first.session_state[key].append(object()) for key in ("mine", "theirs")])
+    other = Doing(session_id="s", storage=storage)
+    other.run(lambda: other.session_state["theirs"].append(2))
+    with pytest.raises(UnstorableValue) as caught:
+        first.run(lambda: None)
+    assert [path for path, _ in caught.value.problems] == ["session_state['mine'][1]"]
+    assert first.session_state["theirs"] == [1, 2]
 
 
 def test_a_state_above_the_limit_keeps_what_fits(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

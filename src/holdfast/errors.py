@@ -93,12 +93,13 @@ class UndeclaredType(StateError):
 
 
 class StateConflict(StateError):
-    """Session {session_id!r} is at version {current}, but this run started from version {base}: another run has
-    changed it since. Nothing of this commit was applied; its changes are kept with run {run_id!r} as a refused
-    patch. Run again to start from what is stored now."""
+    """Session {session_id!r} is at version {current}, but this commit was made from version {base}: another run has
+    changed the session since. Nothing of this commit was applied; its changes are kept as the refused patch of the
+    run (`holdfast runs show`) and in the `patch` of this error. Run again to start from what is stored now."""
 
     base: int
     current: int
+    patch: bytes | None = None
 
 
 class RunError(HoldfastError):
@@ -179,6 +180,8 @@ class SessionExists(StorageError):
 class SessionDeleted(StorageError):
     """Session {session_id!r} was deleted while this run was using it, so this commit was not stored. A new run
     creates the session again."""
+
+    patch: bytes | None = None
 
 
 class VersionNotKept(StorageError):

@@ -115,7 +115,7 @@ class ActiveRun:
         self._claim(self)
         self.begun = True
         self._record = replace(self._record, started_at=clock.now())
-        if self.session.loaded:
+        if self.session.awaits_commit:
             try:
                 # What cannot be stored is reported when this run ends, so that its code has the chance to mend it.
                 self.session.commit(self.session.collect())

@@ -18,7 +18,7 @@ from typing import Any
 
 from holdfast import clock, codec, patch
 from holdfast.declared import Types
-from holdfast.errors import OutcomeUnknown, StateConflict, UnstorableValue, VersionNotKept
+from holdfast.errors import OutcomeUnknown, SessionDeleted, StateConflict, UnstorableValue, VersionNotKept
 from holdfast.patch import Operation
 from holdfast.records import Commit, Run
 from holdfast.state import SessionState, Undecoded
@@ -69,6 +69,14 @@ class Session:
         return self._document is not None
 
     @property
+    def awaits_commit(self) -> bool:
+        """Whether the live state may hold changes that the next run has to commit before it begins: not when it
+        was never loaded, is as new, or was refused, so that it must be loaded anew."""
+        if self._document is None or self._refused:
+            return False
+        return self._document.version > 0 or dict(self.state) != self._defaults
+
+    @property
     def document(self) -> StoredDocument:
         """The stored version that the live state stands on; loaded if that has not been done yet."""
         if self._document is None:
@@ -98,6 +106,7 @@ class Session:
             self._document = standing.after_changes(stored.changes)
             for change in stored.changes:
                 self._follow(patch.decode_patch(change.patch))
+            self._end_aliasing()
         self._refused = False
         if self._document is not None and self._document.version:
             recent.put(self.storage, self.owner, self.session_id, self._document)
@@ -141,17 +150,17 @@ class Session:
             StateConflict: with `patch`, the changes that were refused; the next `refresh` drops them.
             SessionDeleted, StorageError: nothing of this commit was stored.
         """
+        if not pending.operations:
+            if run is not None:
+                self.write_run(run)
+            return None
         self._resolve()
         document = self.document
-        encoded = patch.encode_patch(pending.operations) if pending.operations else None
-        if encoded is None and run is None:
-            return None
-        after, snapshot = document, None
-        if encoded is not None:
-            after = document.after_commit(pending.operations, pending.values, len(encoded))
-            snapshot = after.snapshot(self._read)
-            if snapshot is not None:
-                after = after.with_snapshot(snapshot)
+        encoded = patch.encode_patch(pending.operations)
+        after = document.after_commit(pending.operations, pending.values, len(encoded))
+        snapshot = after.snapshot(self._read)
+        if snapshot is not None:
+            after = after.with_snapshot(snapshot)
         commit = Commit(
             owner=self.owner,
             session_id=self.session_id,
@@ -184,8 +193,8 @@ class Session:
     def _write(self, commit: Commit, after: StoredDocument) -> None:
         try:
             self.storage.commit(commit)
-        except StateConflict as conflict:
-            conflict.patch = commit.patch
+        except (StateConflict, SessionDeleted) as refusal:
+            refusal.patch = commit.patch
             self._refused = True
             raise
         except OutcomeUnknown:
@@ -283,6 +292,9 @@ class Session:
             name = operation.path[0]
             key = codec.key_of(name, self._types)
             slot = dict.get(slots, key)
+            if type(slot) is not Undecoded and key in slots and self._encoded_or_none(slot) is None:
+                slot = Undecoded(name)
+                dict.__setitem__(slots, key, slot)
             if len(operation.path) > 1:
                 if type(slot) is not Undecoded:
                     patch.apply_live(slots, [operation], self._types)
@@ -303,17 +315,32 @@ class Session:
             key = codec.key_of(name, self._types)
             slot: Any = Undecoded(name)
             if key in live and type(live[key]) is not Undecoded:
-                slot = self._settle(name, live[key])
+                stored = document.encoded(name, self._read)
+                slot = live[key]
+                if self._encoded_or_none(slot) != stored:
+                    slot = graft(slot, codec.decode(stored, self._types, codec.path_of(key)))
             dict.__setitem__(self.state, key, slot)
+        self._end_aliasing()
 
-    def _settle(self, name: str, value: Any) -> Any:
-        stored = self.document.encoded(name, self._read)
+    def _end_aliasing(self) -> None:
+        """Decode anew what a change meant for one place has changed at another, too, because one object stood at
+        both: stored values are separate, so a change that nobody made there would be saved."""
+        for key, slot in self.state.slots():
+            if type(slot) is Undecoded:
+                continue
+            encoded = self._encoded_or_none(slot)
+            if encoded is not None and encoded != self._stored(key):
+                dict.__setitem__(self.state, key, self._decode(codec.name_of(key, self._types)))
+
+    def _stored(self, key: Any) -> bytes:
+        return self.document.encoded(codec.name_of(key, self._types), self._read)
+
+    def _encoded_or_none(self, value: Any) -> bytes | None:
+        """None for a value that cannot be stored: it was reported when it could not be saved."""
         try:
-            if codec.encode(value, self._types) == stored:
-                return value
+            return codec.encode(value, self._types)
         except UnstorableValue:
-            pass  # it was reported when it could not be saved; what is stored takes its place
-        return graft(value, codec.decode(stored, self._types))
+            return None
 
 
 def graft(live: Any, new: Any) -> Any:
