@@ -87,7 +87,7 @@ class TestIterate:
             items.throw(KeyboardInterrupt())
         assert source.ended.is_set()
 
-    def test_one_dropped_inside_its_own_source_does_not_wait_for_itself(self) -> None:
+    def test_one_dropped_on_a_thread_of_its_own_source_does_not_wait_for_itself(self) -> None:
         holder: list[Generator[int, None, None]] = []
         first = threading.Event()
         dropped = threading.Event()
@@ -99,7 +99,7 @@ class TestIterate:
 
         async def own() -> AsyncGenerator[int, None]:
             yield 1
-            await anyio.to_thread.run_sync(drop)  # shielded from cancelling, as tools are
+            await anyio.to_thread.run_sync(drop)
 
         holder.append(iterate(own()))
         next(holder[0])  # not in an assert, which would keep it alive

@@ -5,8 +5,8 @@ Rules that must stay true:
   inherited and makes its own;
 - a source (an async generator) is driven from begin to end by one task, so that its context managers and context
   variables work; it starts in a copy of the caller's context;
-- closing or cancelling a bridge cancels that task and waits for its end, except from inside that very task, where
-  waiting would never end;
+- closing or cancelling a bridge cancels that task and waits for its end, except on the loop's own thread, which would
+  wait for itself; a tool that is running on a thread then goes on to its own end, for a thread cannot be interrupted;
 - at exit running tasks are cancelled, then the closers run on the loop, then the loop is closed.
 """
 
@@ -20,7 +20,7 @@ import os
 import queue
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -135,9 +135,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_process.forget_in_child)
 
 
-_ancestors: ContextVar[tuple[_Job[Any], ...]] = ContextVar("holdfast_agent_jobs", default=())
-
-
 class _Job(Generic[T]):
     """One task on the loop that drives a source and delivers its items, then always one `_End`."""
 
@@ -155,7 +152,6 @@ class _Job(Generic[T]):
         self._task.cancel()
 
     async def _drive(self) -> None:
-        _ancestors.set((*_ancestors.get(), self))
         async with contextlib.aclosing(self._source) as source:
             async for value in source:
                 self._deliver(_Item(value))
@@ -170,7 +166,7 @@ class _Job(Generic[T]):
         """Ask the task to stop. True when the caller may wait for its end."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, so the task has ended
             self._background.loop.call_soon_threadsafe(self._stop)
-        return self not in _ancestors.get() and threading.current_thread() is not self._background.thread
+        return threading.current_thread() is not self._background.thread
 
 
 def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
