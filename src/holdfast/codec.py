@@ -47,6 +47,8 @@ STABLE_TRIES = 10
 PAUSE = 0.001
 """Seconds between two tries, more with each, in which the other thread may finish."""
 
+MANY = 10_000
+
 _json = msgspec.json.Encoder()
 _ORDINARY = frozenset({NoneType, bool, str, int, float, list, dict})
 
@@ -222,13 +224,18 @@ def _is_plain(value: Any) -> bool:
         dicts = [item for item in level if type(item) is dict] if dict in kinds else []
         if not lists and not dicts:
             return True
-        if dicts and not _keys_fit(dicts):
+        if (dicts and not _keys_fit(dicts)) or _repeats(lists) or _repeats(dicts):
             return False
         left -= sum(map(len, lists)) + sum(map(len, dicts))
         if left < 0:
             return False
         level = list(chain.from_iterable(chain(lists, map(dict.values, dicts))))
     return False
+
+
+def _repeats(containers: list[Any]) -> bool:
+    """Whether many containers are few objects, as in a cycle that branches: then levels grow without end."""
+    return len(containers) > MANY and len(set(map(id, containers))) * 2 < len(containers)
 
 
 def _keys_fit(dicts: list[dict[Any, Any]]) -> bool:

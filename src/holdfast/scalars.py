@@ -105,7 +105,7 @@ def _encode_bytes(value: bytes) -> Any:
 
 
 def _decode_bytes(text: str) -> bytes:
-    return binascii.a2b_base64(text, strict_mode=True) if text else b""
+    return binascii.a2b_base64(text, strict_mode=True)
 
 
 def _encode_zoned(kind: str, value: datetime | time) -> Any:
