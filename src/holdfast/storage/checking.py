@@ -1,0 +1,76 @@
+"""Verifies everything that one table prefix of a SQL database holds.
+
+Rules that must stay true:
+- every row is read and verified, the data of every kept value included;
+- damage to one session does not hide damage to another: each is reported, none is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from holdfast.errors import CorruptData
+from holdfast.records import Finding
+from holdfast.storage import reading, rows
+from holdfast.storage.queries import NO_LIMIT, Statements
+
+
+def check(db: Statements) -> tuple[Finding, ...]:
+    """See `Storage.check`."""
+    return tuple(_findings(db))
+
+
+def _findings(db: Statements) -> Iterator[Finding]:
+    for line in db.unsound():
+        yield Finding(db.where, line)
+    try:
+        rows.read_beats(db.each("beats"), db.where)
+    except CorruptData as error:
+        yield Finding(db.where, error.facts["what"])
+    for row in db.all("runs_of_all_owners", session_id=None, run_id=None, limit=NO_LIMIT):
+        try:
+            rows.read_run(row, db.where)
+        except CorruptData as error:
+            yield Finding(_place(row[0], row[1]), error.facts["what"])
+    heads = {(row[0], row[1]): row for row in db.all("heads_of_all_owners", session_id=None, limit=NO_LIMIT)}
+    for owner, session_id in db.all("sessions_with_rows_of_all_owners"):
+        if (owner, session_id) not in heads:
+            yield Finding(_place(owner, session_id), "its head is missing")
+    for (owner, session_id), row in heads.items():
+        try:
+            head = rows.read_head(row, db.where)
+        except CorruptData as error:
+            yield Finding(_place(owner, session_id), error.facts["what"])
+            continue
+        yield from _session_findings(db, head)
+
+
+def _session_findings(db: Statements, head: rows.Head) -> Iterator[Finding]:
+    info = head.info
+    key = {"owner": info.owner, "session_id": info.session_id}
+    place = _place(info.owner, info.session_id)
+    snapshots = [row[0] for row in db.all("snapshot_versions", **key)]
+    if not {head.forgotten, info.snapshot_version} <= {0, *snapshots}:
+        yield Finding(place, "a snapshot that its head names is missing")
+    for version in snapshots:
+        try:
+            reading.values_at(db, info, version)
+        except CorruptData as error:
+            yield Finding(place, f"{error.facts['what']} at version {version}")
+    for name, version in db.all("value_keys", **key):
+        try:
+            row = db.one("newest_value", **key, name=name, version=version)
+            rows.read_value(row or (), info, db.where, whole=True)
+        except CorruptData as error:
+            yield Finding(place, error.facts["what"])
+    after = head.forgotten
+    while after < info.version:
+        try:
+            reading.changes_between(db, info, after, after + 1)
+        except CorruptData as error:
+            yield Finding(place, error.facts["what"])
+        after += 1
+
+
+def _place(owner: object, session_id: object) -> str:
+    return f"session {session_id!r} of owner {owner!r}"

@@ -1,0 +1,25 @@
+"""Which runs were interrupted: running ones whose process is no longer heard of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from holdfast import clock
+from holdfast.records import Run, RunStatus
+from holdfast.storage.base import STALE_AFTER
+
+
+def with_interruptions(runs: Iterable[Run], beats: Mapping[str, float]) -> tuple[Run, ...]:
+    """Mark the running runs of dead processes as interrupted.
+
+    Args:
+        runs: as they are stored.
+        beats: when each process was last heard of; one that stopped in order is not in it.
+    """
+    oldest = clock.now() - STALE_AFTER
+
+    def is_dead(run: Run) -> bool:
+        return run.status is RunStatus.running and beats.get(run.process_id, oldest - 1) < oldest
+
+    return tuple(replace(run, status=RunStatus.interrupted) if is_dead(run) else run for run in runs)

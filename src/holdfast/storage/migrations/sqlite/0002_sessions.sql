@@ -1,0 +1,75 @@
+-- The sessions of one table prefix. Blobs stand last, so that a row's other columns are read without them.
+
+CREATE TABLE {table}_session (
+    owner TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    incarnation TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    snapshot_version INTEGER NOT NULL,
+    forgotten INTEGER NOT NULL,
+    workflow TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    checksum BLOB NOT NULL,
+    PRIMARY KEY (owner, session_id)
+);
+
+CREATE TABLE {table}_patch (
+    owner TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    commit_id TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    checksum BLOB NOT NULL,
+    patch BLOB NOT NULL,
+    PRIMARY KEY (owner, session_id, version)
+);
+
+CREATE TABLE {table}_snapshot (
+    owner TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    entries INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    checksum BLOB NOT NULL,
+    PRIMARY KEY (owner, session_id, version)
+);
+
+CREATE TABLE {table}_value (
+    owner TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    digest BLOB,
+    checksum BLOB NOT NULL,
+    data BLOB,
+    PRIMARY KEY (owner, session_id, name, version)
+);
+
+CREATE TABLE {table}_run (
+    owner TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    workflow_id TEXT NOT NULL,
+    workflow TEXT NOT NULL,
+    status TEXT NOT NULL,
+    started_at REAL NOT NULL,
+    process_id TEXT NOT NULL,
+    ended_at REAL,
+    requests INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cost REAL,
+    base_version INTEGER NOT NULL,
+    checksum BLOB NOT NULL,
+    error TEXT,
+    input BLOB,
+    output BLOB,
+    refused_patch BLOB,
+    PRIMARY KEY (owner, session_id, run_id)
+);
+
+CREATE INDEX {table}_run_started ON {table}_run (owner, session_id, started_at);

@@ -1,0 +1,249 @@
+-- The named queries of the SQL storage. Each begins with `-- name:`, may go on with comments, and ends where the
+-- next one begins. `{table}` is the validated prefix of the tables; every value is bound. The owner is part of
+-- every WHERE but those whose name says that they span owners.
+
+
+-- name: find_head
+SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
+FROM {table}_session
+WHERE owner = :owner AND session_id = :session_id
+
+-- name: heads_of_owner
+SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
+FROM {table}_session
+WHERE owner = :owner AND (:session_id IS NULL OR session_id = :session_id)
+ORDER BY updated_at DESC, session_id
+LIMIT :limit
+
+-- name: heads_of_all_owners
+SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
+FROM {table}_session
+WHERE :session_id IS NULL OR session_id = :session_id
+ORDER BY updated_at DESC, session_id, owner
+LIMIT :limit
+
+-- name: put_head
+INSERT INTO {table}_session
+    (owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum)
+VALUES
+    (:owner, :session_id, :incarnation, :version, :snapshot_version, :forgotten, :workflow, :created_at, :updated_at,
+     :checksum)
+ON CONFLICT (owner, session_id) DO UPDATE SET
+    version = excluded.version,
+    snapshot_version = excluded.snapshot_version,
+    forgotten = excluded.forgotten,
+    updated_at = excluded.updated_at,
+    checksum = excluded.checksum
+
+-- name: delete_head
+DELETE FROM {table}_session WHERE owner = :owner AND session_id = :session_id
+
+
+-- name: insert_patch
+INSERT INTO {table}_patch (owner, session_id, version, commit_id, run_id, created_at, checksum, patch)
+VALUES (:owner, :session_id, :version, :commit_id, :run_id, :created_at, :checksum, :patch)
+
+-- name: find_patches
+-- The changes after one version and up to another, oldest first.
+SELECT version, commit_id, run_id, created_at, checksum, patch
+FROM {table}_patch
+WHERE owner = :owner AND session_id = :session_id AND version > :after AND version <= :upto
+ORDER BY version
+LIMIT :limit
+
+-- name: find_commit
+-- The version that a commit made, if it was applied already.
+SELECT version
+FROM {table}_patch
+WHERE owner = :owner AND session_id = :session_id AND version > :base AND commit_id = :commit_id
+
+-- name: newest_version_before
+-- The version that was current at a time.
+SELECT MAX(version)
+FROM {table}_patch
+WHERE owner = :owner AND session_id = :session_id AND created_at <= :time
+
+-- name: delete_patches
+DELETE FROM {table}_patch WHERE owner = :owner AND session_id = :session_id AND version <= :upto
+
+-- name: move_patches
+UPDATE {table}_patch SET session_id = :new_id WHERE owner = :owner AND session_id = :session_id
+
+
+-- name: insert_snapshot
+INSERT INTO {table}_snapshot (owner, session_id, version, entries, digest, checksum)
+VALUES (:owner, :session_id, :version, :entries, :digest, :checksum)
+
+-- name: find_snapshot
+SELECT version, entries, digest, checksum
+FROM {table}_snapshot
+WHERE owner = :owner AND session_id = :session_id AND version = :version
+
+-- name: newest_snapshot_upto
+SELECT MAX(version)
+FROM {table}_snapshot
+WHERE owner = :owner AND session_id = :session_id AND version <= :upto
+
+-- name: next_snapshot
+SELECT MIN(version)
+FROM {table}_snapshot
+WHERE owner = :owner AND session_id = :session_id AND version >= :since
+
+-- name: snapshot_versions
+SELECT version FROM {table}_snapshot WHERE owner = :owner AND session_id = :session_id ORDER BY version
+
+-- name: delete_snapshots
+DELETE FROM {table}_snapshot
+WHERE owner = :owner AND session_id = :session_id AND version >= :since AND version <= :upto
+
+-- name: move_snapshots
+UPDATE {table}_snapshot SET session_id = :new_id WHERE owner = :owner AND session_id = :session_id
+
+
+-- name: insert_value
+INSERT INTO {table}_value (owner, session_id, name, version, position, size, digest, checksum, data)
+VALUES (:owner, :session_id, :name, :version, :position, :size, :digest, :checksum, :data)
+
+-- name: values_at
+-- The newest row of each name up to a version; data of large values stays where it is.
+SELECT name, version, position, size, digest, checksum,
+       CASE WHEN size <= :inline_size THEN data END
+FROM (
+    SELECT name AS newest_name, MAX(version) AS newest_version
+    FROM {table}_value
+    WHERE owner = :owner AND session_id = :session_id AND version <= :version
+    GROUP BY name
+) AS newest
+JOIN {table}_value ON name = newest_name AND version = newest_version
+WHERE owner = :owner AND session_id = :session_id AND digest IS NOT NULL
+ORDER BY position, name
+
+-- name: newest_value
+SELECT name, version, position, size, digest, checksum, data
+FROM {table}_value
+WHERE owner = :owner AND session_id = :session_id AND name = :name AND version <= :version
+ORDER BY version DESC
+LIMIT 1
+
+-- name: newest_value_without_data
+SELECT name, version, position, size, digest, checksum, NULL
+FROM {table}_value
+WHERE owner = :owner AND session_id = :session_id AND name = :name
+ORDER BY version DESC
+LIMIT 1
+
+-- name: delete_superseded_values
+-- Between two kept snapshots nobody reads the rows that the later snapshot has newer ones of.
+DELETE FROM {table}_value
+WHERE owner = :owner AND session_id = :session_id AND version > :after AND version < :kept
+  AND EXISTS (
+      SELECT 1 FROM {table}_value AS newer
+      WHERE newer.owner = :owner AND newer.session_id = :session_id AND newer.name = {table}_value.name
+        AND newer.version > {table}_value.version AND newer.version <= :kept
+  )
+
+-- name: delete_removed_values
+-- A removal hides older rows; when these are gone, its own row is not needed.
+DELETE FROM {table}_value
+WHERE owner = :owner AND session_id = :session_id AND version <= :upto AND digest IS NULL
+
+-- name: delete_values
+DELETE FROM {table}_value WHERE owner = :owner AND session_id = :session_id
+
+-- name: move_values
+UPDATE {table}_value SET session_id = :new_id WHERE owner = :owner AND session_id = :session_id
+
+
+-- name: put_run
+INSERT INTO {table}_run
+    (owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
+     input_tokens, output_tokens, cost, base_version, checksum, error, input, output, refused_patch)
+VALUES
+    (:owner, :session_id, :run_id, :workflow_id, :workflow, :status, :started_at, :process_id, :ended_at, :requests,
+     :input_tokens, :output_tokens, :cost, :base_version, :checksum, :error, :input, :output, :refused_patch)
+ON CONFLICT (owner, session_id, run_id) DO UPDATE SET
+    workflow_id = excluded.workflow_id,
+    workflow = excluded.workflow,
+    status = excluded.status,
+    started_at = excluded.started_at,
+    process_id = excluded.process_id,
+    ended_at = excluded.ended_at,
+    requests = excluded.requests,
+    input_tokens = excluded.input_tokens,
+    output_tokens = excluded.output_tokens,
+    cost = excluded.cost,
+    base_version = excluded.base_version,
+    checksum = excluded.checksum,
+    error = excluded.error,
+    input = excluded.input,
+    output = excluded.output,
+    refused_patch = excluded.refused_patch
+
+-- name: runs_of_session
+SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
+       input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum
+FROM {table}_run
+WHERE owner = :owner AND session_id = :session_id AND (:run_id IS NULL OR run_id = :run_id)
+ORDER BY started_at DESC, run_id
+LIMIT :limit
+
+-- name: runs_of_owner
+SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
+       input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum
+FROM {table}_run
+WHERE owner = :owner AND (:run_id IS NULL OR run_id = :run_id)
+ORDER BY started_at DESC, run_id
+LIMIT :limit
+
+-- name: runs_of_all_owners
+SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
+       input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum
+FROM {table}_run
+WHERE (:session_id IS NULL OR session_id = :session_id) AND (:run_id IS NULL OR run_id = :run_id)
+ORDER BY started_at DESC, run_id
+LIMIT :limit
+
+-- name: delete_run
+DELETE FROM {table}_run WHERE owner = :owner AND session_id = :session_id AND run_id = :run_id
+
+-- name: delete_runs
+DELETE FROM {table}_run WHERE owner = :owner AND session_id = :session_id
+
+
+-- name: rows_of_session
+-- How many rows a session has besides its head.
+SELECT
+    (SELECT COUNT(*) FROM {table}_patch WHERE owner = :owner AND session_id = :session_id)
+  + (SELECT COUNT(*) FROM {table}_snapshot WHERE owner = :owner AND session_id = :session_id)
+  + (SELECT COUNT(*) FROM {table}_value WHERE owner = :owner AND session_id = :session_id)
+
+-- name: put_beat
+INSERT INTO holdfast_process (process_id, beat_at, checksum) VALUES (:process_id, :beat_at, :checksum)
+ON CONFLICT (process_id) DO UPDATE SET beat_at = excluded.beat_at, checksum = excluded.checksum
+
+-- name: beats
+SELECT process_id, beat_at, checksum FROM holdfast_process
+
+-- name: delete_beat
+DELETE FROM holdfast_process WHERE process_id = :process_id
+
+-- name: delete_beats_before
+DELETE FROM holdfast_process WHERE beat_at < :time
+
+-- name: add_to_catalogue
+INSERT INTO holdfast_catalogue (table_name, created_at) VALUES (:table_name, :created_at)
+
+-- name: catalogue
+SELECT table_name FROM holdfast_catalogue ORDER BY table_name
+
+
+-- name: sessions_with_rows_of_all_owners
+-- Every session that has rows besides a head.
+SELECT DISTINCT owner, session_id FROM {table}_patch
+UNION
+SELECT DISTINCT owner, session_id FROM {table}_snapshot
+UNION
+SELECT DISTINCT owner, session_id FROM {table}_value
+
+-- name: value_keys
+SELECT name, version FROM {table}_value WHERE owner = :owner AND session_id = :session_id ORDER BY name, version

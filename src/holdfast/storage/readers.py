@@ -1,0 +1,110 @@
+"""The connections that read: as many as threads read at the same time, each with one short transaction.
+
+Rules that must stay true:
+- a connection is used by one thread at a time and goes back only with no transaction open on it;
+- after any error it is closed, unless the file was replaced: then the engine abandons all connections;
+- taking and giving back tolerate a finalizer that the garbage collector runs in the middle, on the same thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from holdfast.errors import DatabaseReplaced
+from holdfast.storage.sqlite import is_busy
+
+T = TypeVar("T")
+
+_IDLE = 4
+"""How many connections are kept open for the next reads."""
+
+
+class Source(Protocol):
+    """Where reading connections come from."""
+
+    def open_reader(self) -> sqlite3.Connection: ...
+    def check_unmoved(self) -> None: ...
+
+
+class Readers:
+    """The reading connections of one engine."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._idle: list[sqlite3.Connection] = []
+        self._active: set[sqlite3.Connection] = set()
+        self._taking = threading.RLock()
+        """Held while a connection is taken, and as long as nobody may take one."""
+
+    def read(self, work: Callable[[sqlite3.Connection], T], timeout: float) -> T:
+        """Run `work` on a connection, again for `timeout` seconds while the database is locked.
+
+        Raises:
+            DatabaseReplaced: the file is not the one that was opened.
+            sqlite3.Error: whatever SQLite says; and whatever `work` raised.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return self._read_once(work)
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() >= deadline:
+                    raise
+
+    def pause(self, timeout: float) -> bool:
+        """Let nobody take a connection until `resume`; says whether all came back within `timeout` seconds."""
+        self._taking.acquire()
+        deadline = time.monotonic() + timeout
+        while self._active and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return not self._active
+
+    def resume(self) -> None:
+        """Let connections be taken again."""
+        self._taking.release()
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def forgotten(self) -> list[sqlite3.Connection]:
+        """Forget all connections without closing them, and return them."""
+        connections = [*self._idle, *self._active]
+        self._idle, self._active = [], set()
+        return connections
+
+    def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._taking:
+            connection = self._idle.pop() if self._idle else self._source.open_reader()
+            self._active.add(connection)
+        try:
+            self._source.check_unmoved()
+            result = work(connection)
+        except DatabaseReplaced:
+            raise
+        except BaseException:
+            self._active.discard(connection)
+            connection.close()
+            raise
+        if len(self._idle) < _IDLE:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        self._active.discard(connection)
+        return result
+
+
+def in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Run `work` in a transaction that ends with it, whatever happens."""
+    if connection.in_transaction:  # a finalizer that the garbage collector runs in the middle of a write
+        return work(connection)
+    connection.execute("BEGIN")
+    try:
+        return work(connection)
+    finally:
+        connection.execute("ROLLBACK")

@@ -1,0 +1,296 @@
+"""`SqlWorkflowStorage`: keeps sessions in a SQL database.
+
+Rules that must stay true:
+- making a storage object opens nothing; the database is opened, and made, at the first use;
+- all objects of one process that name one database share its engine;
+- what is stored is opaque here: values and patches arrive encoded, and are never decoded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+from holdfast import clock
+from holdfast.errors import InvalidInput, StorageClosed
+from holdfast.records import Change, Commit, Finding, Known, Run, SessionInfo, StoredSession
+from holdfast.storage.base import BEAT_EVERY, KeepHistory
+from holdfast.storage.history import valid_keep_history
+from holdfast.storage.queries import Statements, valid_table_name
+
+if TYPE_CHECKING:
+    from holdfast.storage.engine import Engine
+
+T = TypeVar("T")
+Synchronous = Literal["FULL", "NORMAL"]
+
+_memory_numbers = itertools.count(1)
+
+
+class SqlWorkflowStorage:
+    """Sessions in a SQL database; see `holdfast.storage.base.Storage` for what each operation does.
+
+    Args:
+        table_name: prefix of the tables, an identifier; several prefixes can share a database.
+        db_file: path of a SQLite database, `~` expanded; it and missing folders are made at the first use.
+        db_url: instead of `db_file`, `sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://` for a
+            database in memory. With neither, the environment variable `HOLDFAST_DB` holds a path or such a URL.
+        keep_history: how many versions, or what age (a timedelta) of a session's history to keep; None keeps all.
+        synchronous: "FULL" waits for the disk at every commit; "NORMAL" does not, so that a power failure
+            (though not the death of the process) may take back the last commits.
+        lock_timeout: seconds to wait for other writers before `StorageBusy` is raised.
+
+    Raises:
+        InvalidInput: an argument cannot be used.
+
+    >>> storage = SqlWorkflowStorage(table_name="posts", db_url="sqlite://")
+    >>> storage.load("", "my-session") is None
+    True
+    >>> storage.close()
+    """
+
+    def __init__(
+        self,
+        table_name: str = "workflow_sessions",
+        db_file: str | os.PathLike[str] | None = None,
+        db_url: str | None = None,
+        keep_history: KeepHistory = None,
+        synchronous: Synchronous = "FULL",
+        lock_timeout: float = 30.0,
+    ) -> None:
+        self.table_name = valid_table_name(table_name)
+        self._path = _database_path(db_file, db_url)
+        self.where = "sqlite:// (in memory)" if self._path is None else self._path
+        """Display name of the database."""
+        self.url = "sqlite://" if self._path is None else f"sqlite:///{self._path}"
+        """The URL that names the same database; one in memory cannot be named by others."""
+        self._keep = valid_keep_history(keep_history)
+        if synchronous not in get_args(Synchronous):
+            raise InvalidInput('synchronous must be "FULL" or "NORMAL".')
+        self._is_durable = synchronous == "FULL"
+        if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, int | float) or not lock_timeout >= 0:
+            raise InvalidInput("lock_timeout must be a number of seconds from 0.")
+        self._timeout = float(lock_timeout)
+        self._failures: list[BaseException] = []
+        self._key = f":memory:{next(_memory_numbers)}" if self._path is None else self._path
+        self._engine: Engine | None = None
+        self._is_closed = False
+        self._release: weakref.finalize[..., SqlWorkflowStorage] | None = None
+
+    def load(
+        self, owner: str, session_id: str, *, known: Known | None = None, at: int | None = None
+    ) -> StoredSession | None:
+        """See `Storage.load`."""
+        from holdfast.storage import reading
+
+        return self._read(lambda db: reading.load(db, owner, session_id, known, at))
+
+    def read_values(
+        self, owner: str, session_id: str, names: Sequence[str], *, incarnation: str, at: int
+    ) -> dict[str, bytes]:
+        """See `Storage.read_values`."""
+        from holdfast.storage import reading
+
+        return self._read(lambda db: reading.read_values(db, owner, session_id, names, incarnation, at))
+
+    def commit(self, commit: Commit) -> int:
+        """See `Storage.commit`."""
+        from holdfast.storage import writing
+
+        writing.check_run_belongs(commit)
+        beats = self._opened().beats
+        process_id = commit.run.process_id if commit.run else ""
+        now = clock.now()
+        beat = not 0 <= now - beats.get(process_id, -BEAT_EVERY) < BEAT_EVERY
+        version = self._write(lambda db: writing.commit(db, commit, self._keep, beat=beat))
+        if commit.run is not None and beat:
+            beats[process_id] = now
+        # Without an outcome (see Engine.write) the version is the one that it will make, if it can be made.
+        return commit.base + (commit.patch is not None) if version is None else version
+
+    def beat(self, process_id: str, *, stopped: bool = False) -> None:
+        """See `Storage.beat`."""
+        from holdfast.storage import writing
+
+        beats = self._opened().beats
+        beats.pop(process_id, None)
+        self._write(lambda db: (writing.delete_beat if stopped else writing.put_beat)(db, process_id))
+        if not stopped:
+            beats[process_id] = clock.now()
+
+    def changes(self, owner: str, session_id: str, *, after: int = 0, limit: int | None = None) -> tuple[Change, ...]:
+        """See `Storage.changes`."""
+        from holdfast.storage import reading
+
+        return self._read(lambda db: reading.changes(db, owner, session_id, after, limit))
+
+    def find_sessions(
+        self, owner: str | None, *, session_id: str | None = None, limit: int | None = None
+    ) -> tuple[SessionInfo, ...]:
+        """See `Storage.find_sessions`."""
+        from holdfast.storage import reading
+
+        return self._read(lambda db: reading.find_sessions(db, owner, session_id, limit))
+
+    def find_runs(
+        self,
+        owner: str | None,
+        *,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        limit: int | None = None,
+    ) -> tuple[Run, ...]:
+        """See `Storage.find_runs`."""
+        from holdfast.storage import reading
+
+        return self._read(lambda db: reading.find_runs(db, owner, session_id, run_id, limit))
+
+    def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
+        """See `Storage.rename_session`."""
+        from holdfast.storage import writing
+
+        self._write(lambda db: writing.rename_session(db, owner, session_id, new_id))
+
+    def delete_session(self, owner: str, session_id: str) -> None:
+        """See `Storage.delete_session`."""
+        from holdfast.storage import writing
+
+        self._write(lambda db: writing.delete_session(db, owner, session_id))
+
+    def prune_session(self, owner: str, session_id: str, keep: KeepHistory) -> int:
+        """See `Storage.prune_session`."""
+        from holdfast.storage import writing
+
+        valid_keep_history(keep)
+        return self._write(lambda db: writing.prune_session(db, owner, session_id, keep)) or 0
+
+    def check(self) -> tuple[Finding, ...]:
+        """See `Storage.check`."""
+        from holdfast.storage import checking
+
+        return self._read(checking.check)
+
+    def close(self) -> None:
+        """See `Storage.close`. May be called again.
+
+        Raises:
+            StorageBusy: the database is held by another process, so that it is not closed yet.
+        """
+        from holdfast.storage import registry
+
+        self._is_closed = True
+        release, self._release = self._release, None
+        if self._engine is not None and release is not None:
+            self._engine = None
+            release.detach()
+            registry.detach(self._key, wait=self._timeout)
+
+    def _read(self, work: Callable[[Statements], T]) -> T:
+        engine = self._opened()
+        return engine.read(
+            lambda connection: work(Statements(connection, self.table_name, self.where)),
+            table=self.table_name,
+            timeout=self._timeout,
+        )
+
+    def _write(self, work: Callable[[Statements], T]) -> T | None:
+        return self._opened().write(
+            lambda connection: work(Statements(connection, self.table_name, self.where)),
+            table=self.table_name,
+            timeout=self._timeout,
+            is_durable=self._is_durable,
+            failures=self._failures,
+        )
+
+    def _opened(self) -> Engine:
+        if self._failures:
+            raise self._failures.pop(0)
+        if self._is_closed:
+            raise StorageClosed(where=self.where)
+        engine = self._engine
+        if engine is None:
+            from holdfast.storage import registry
+
+            engine = registry.attach(self._key, lambda: _new_engine(self._path))
+            self._release = weakref.finalize(self, registry.detach, self._key)
+            self._release.atexit = False
+            self._engine = engine
+        return engine
+
+
+def table_names(database: str | os.PathLike[str], *, lock_timeout: float = 30.0) -> tuple[str, ...]:
+    """All table prefixes that a database has, in alphabetical order; changes nothing.
+
+    Args:
+        database: path or URL of an existing database.
+        lock_timeout: seconds to wait for other writers.
+
+    Raises:
+        InvalidInput: there is no such database.
+        ForeignDatabase: it is not one of Holdfast's.
+
+    >>> import tempfile, pathlib
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> storage = SqlWorkflowStorage("posts", db_file=pathlib.Path(folder.name, "a.db"))
+    >>> storage.find_sessions(None)
+    ()
+    >>> table_names(pathlib.Path(folder.name, "a.db"))
+    ('posts',)
+    >>> storage.close(); folder.cleanup()
+    """
+    from holdfast.storage import registry, schema
+
+    path = _database_path(*_path_or_url(database))
+    if path is None or not os.path.exists(path):
+        raise InvalidInput(f"There is no database at {path or database}.")
+    engine = registry.attach(path, lambda: _new_engine(path))
+    try:
+        return engine.read(lambda connection: schema.table_names(connection, path), table=None, timeout=lock_timeout)
+    finally:
+        registry.detach(path, wait=lock_timeout)
+
+
+def _new_engine(path: str | None) -> Engine:
+    from holdfast.storage.engine import Engine
+    from holdfast.storage.sqlite import SQLiteFile, SQLiteMemory
+
+    return Engine(SQLiteMemory() if path is None else SQLiteFile(path))
+
+
+def _path_or_url(database: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | None, str | None]:
+    is_url = isinstance(database, str) and "://" in database
+    return (None, str(database)) if is_url else (database, None)
+
+
+def _database_path(db_file: str | os.PathLike[str] | None, db_url: str | None) -> str | None:
+    """The absolute path of the database with links resolved, None for one in memory."""
+    if db_file is not None and db_url is not None:
+        raise InvalidInput("Give db_file or db_url, not both.")
+    if db_file is None and db_url is None:
+        named = os.environ.get("HOLDFAST_DB")
+        if not named:
+            raise InvalidInput(
+                "Where to store? Give db_file=... or db_url=..., or set the environment variable HOLDFAST_DB."
+            )
+        db_file, db_url = _path_or_url(named)
+    if db_url is not None:
+        db_file = _path_of_url(db_url)
+        if db_file is None:
+            return None
+    text = os.fspath(db_file) if db_file is not None else ""
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidInput("db_file must be the path of a file, as a string or a Path.")
+    return os.path.realpath(Path(text).expanduser())
+
+
+def _path_of_url(url: str) -> str | None:
+    scheme, _, rest = url.partition("://")
+    if scheme in ("postgresql", "postgres"):
+        raise InvalidInput("PostgreSQL is not supported in this release; use sqlite:///path/to/file.db.")
+    if scheme != "sqlite" or not (rest == "" or rest.startswith("/")):
+        raise InvalidInput("db_url must be sqlite:///relative.db, sqlite:////absolute.db or sqlite://.")
+    return rest[1:] if len(rest) > 1 else None
