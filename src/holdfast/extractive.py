@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 __all__ = ["Source", "post", "sentences", "sources_in", "topic_of"]
@@ -22,6 +23,8 @@ _TOPIC_FIELDS = ("topic", "question", "query", "subject", "title")
 
 SENTENCES_PER_SECTION = 4
 MAX_TAKEAWAYS = 5
+MAX_OPENINGS = 100
+"""How many brackets of a text are tried as the beginning of JSON: each failure costs time in the length of the text."""
 
 _LABEL = re.compile(r"^[ \t>*-]*\**(?P<name>[A-Za-z]+)\**[ \t]*:\**[ \t]+(?P<value>\S.*)$")
 _BREAK = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[*`_]*[A-Z0-9])")
@@ -82,7 +85,7 @@ def data_in(text: str) -> Any:
     {'topic': 'tides'}
     """
     decoder = json.JSONDecoder()
-    for opening in re.finditer(r"[{\[]", text):
+    for opening in islice(re.finditer(r"[{\[]", text), MAX_OPENINGS):
         try:
             data, _ = decoder.raw_decode(text, opening.start())
         except (ValueError, RecursionError):

@@ -145,9 +145,9 @@ def _filled(tools: list[ToolDefinition], material: list[Any]) -> tuple[str, dict
 
 
 def _best(schema: dict[str, Any], material: list[Any]) -> Any:
-    """The schema's object, filled from the first record in the material that has its fields, or `_MISSING`."""
+    """The schema's object, filled from the first record in the results that has its fields, or `_MISSING`."""
     schema = _resolved(schema, schema)
-    filled = (_fill_object(schema, record, schema) for record in _records(material))
+    filled = (_fill_object(schema, record, schema) for result in material for record in _records(result))
     return next((value for value in filled if value is not _MISSING), _MISSING)
 
 
