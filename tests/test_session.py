@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from catalogue import same
 from holdfast.storage.memory import MemoryStorage
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from catalogue import same
 from holdfast import session as session_module
 from holdfast.errors import UnstorableValue
 from holdfast.session import graft
@@ -278,7 +278,7 @@ def test_a_change_by_another_at_one_place_changes_no_other_place_of_a_shared_obj
 def test_an_unstorable_value_gives_way_when_another_changes_its_key(storage: Storage) -> None:
     first = Doing(session_id="s", storage=storage, session_state={"mine": [1], "theirs": [1]})
     first.run(lambda: None)
-    with pytest.raises(UnstorableValue, match="mine.*\n.*theirs"):
+    with pytest.raises(UnstorableValue, match=r"mine.*\n.*theirs"):
         first.run(lambda: [first.session_state[key].append(object()) for key in ("mine", "theirs")])
     other = Doing(session_id="s", storage=storage)
     other.run(lambda: other.session_state["theirs"].append(2))

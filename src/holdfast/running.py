@@ -74,6 +74,7 @@ class ActiveRun:
         self.generator: ReferenceType[Any] | None = None
         self.iterator: Any = None
         self._record = record
+        self._changed: dict[str, Any] = {}
         self._types = types
         self._rollback = rollback
         self._claim = claim
@@ -114,16 +115,16 @@ class ActiveRun:
         """Commit what was changed outside of runs, and start from what is stored now."""
         self._claim(self)
         self.begun = True
-        self._record = replace(self._record, started_at=clock.now())
+        self._changed["started_at"] = clock.now()
         if self.session.awaits_commit:
             try:
                 # What cannot be stored is reported when this run ends, so that its code has the chance to mend it.
                 self.session.commit(self.session.collect())
             except StateConflict as conflict:
-                self._record = replace(self._record, refused_patch=conflict.patch)
+                self._changed["refused_patch"] = conflict.patch
                 raise
         self.session.refresh()
-        self._record = replace(self._record, base_version=self.session.version)
+        self._changed["base_version"] = self.session.version
         self._started = True
         heartbeat().watch(self)
 
@@ -197,7 +198,7 @@ class ActiveRun:
         """Record the run as running, unless it has been recorded or has ended meanwhile."""
         with self._lock:
             if not self.recorded and not self.ended:
-                self.session.write_run(self._record)
+                self.session.write_run(self._current_record())
                 self.recorded = True
 
     def fail_later(self, error: HoldfastError) -> None:
@@ -217,7 +218,8 @@ class ActiveRun:
         if deferred is not None:
             raise deferred
         with self._lock:
-            record = self._record if always or (pending.operations and not self.recorded) else None
+            wanted = always or (pending.operations and not self.recorded)
+            record = self._current_record() if wanted else None
             try:
                 patch = self.session.commit(pending, record)
             except StateConflict as conflict:
@@ -228,21 +230,23 @@ class ActiveRun:
             self._patches.append(patch)
 
     def _keep_refused(self, conflict: StateConflict) -> None:
-        self._record = replace(self._record, refused_patch=conflict.patch)
+        self._changed["refused_patch"] = conflict.patch
         if self.ended:
             self._end_record(conflict)
-        self.session.write_run(self._record)
+        self.session.write_run(self._current_record())
         self.recorded = True
 
     def _end_record(self, error: BaseException | None) -> None:
-        self._record = replace(
-            self._record,
+        self._changed.update(
             status=status_after(error),
             ended_at=clock.now(),
             output=codec.encode_or_mark(self._output.value, self._types),
             error=failure_of(error),
             usage=self._meter.usage,
         )
+
+    def _current_record(self) -> Run:
+        return replace(self._record, **self._changed)
 
 
 class Output:

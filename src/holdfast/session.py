@@ -121,27 +121,30 @@ class Session:
     def collect(self) -> Pending:
         """Compare the live state with the stored version; changes neither."""
         document = self.document
-        names: list[str] = []
+        slots = self.state.slots()
+        names = [slot.name if type(slot) is Undecoded else self._name_or_none(key) for key, slot in slots]
         values: dict[str, bytes] = {}
         problems: list[tuple[str, str]] = []
-        for key, slot in self.state.slots():
+        for place, (key, slot) in enumerate(slots):
             if type(slot) is Undecoded:
-                names.append(slot.name)
                 continue
-            path = codec.path_of(key)
+            name = names[place]
             try:
-                name = codec.name_of(key, self._types, path)
+                if name is None:
+                    codec.name_of(key, self._types)  # raises, and says why
+                path = codec.path_of(key)
                 data = codec.stable_encode(slot, self._types, path)
             except UnstorableValue as error:
                 problems += error.problems
-                if (kept := self._name_or_none(key)) is not None and kept in document:
-                    names.append(kept)
+                if name not in document:
+                    names[place] = None
                 continue
-            names.append(name)
+            assert name is not None
             if name not in document or document.encoded(name, self._read) != data:
                 values[name] = data
-        self._refuse_too_large(names, values, problems)
-        return Pending(self._difference(names, values), values, tuple(problems))
+        kept = [name for name in names if name is not None]
+        self._refuse_too_large(kept, values, problems)
+        return Pending(self._difference(kept, values), values, tuple(problems))
 
     def commit(self, pending: Pending, run: Run | None = None) -> bytes | None:
         """Write what is pending, and the record of a run with it; returns the patch that was stored, if any.
@@ -308,13 +311,18 @@ class Session:
 
     def _become(self, document: StoredDocument) -> None:
         """Make the live state equal to a document, keeping every container that can be kept."""
-        live = dict(self.state.slots())
+        live = {key: slot for key, slot in self.state.slots() if type(slot) is not Undecoded}
         dict.clear(self.state)
         self._document = document
-        for name in document.names():
+        marks = document.marks()
+        odd = [name for name in marks if name.startswith(codec.MARK)]
+        if not live and not odd:
+            dict.update(self.state, marks)
+            return
+        for name, mark in marks.items():
             key = codec.key_of(name, self._types)
-            slot: Any = Undecoded(name)
-            if key in live and type(live[key]) is not Undecoded:
+            slot: Any = mark
+            if key in live:
                 stored = document.encoded(name, self._read)
                 slot = live[key]
                 if self._encoded_or_none(slot) != stored:

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from holdfast import clock, patch
 from holdfast.patch import Operation
 from holdfast.records import Change, Known, Snapshot, StoredSession, StoredValue
+from holdfast.state import Undecoded
 from holdfast.storage.base import Storage
 
 Read = Callable[[str], bytes]
@@ -50,6 +51,7 @@ class StoredDocument:
     __slots__ = (
         "_changed",
         "_entries",
+        "_marks",
         "_removed",
         "incarnation",
         "patch_bytes",
@@ -69,6 +71,7 @@ class StoredDocument:
         self._entries: dict[str, _Entry] = {}
         self._changed: set[str] = set()
         self._removed: set[str] = set()
+        self._marks: dict[str, Undecoded] | None = None
 
     @classmethod
     def unsaved(cls) -> StoredDocument:
@@ -95,6 +98,12 @@ class StoredDocument:
 
     def names(self) -> list[str]:
         return list(self._entries)
+
+    def marks(self) -> dict[str, Undecoded]:
+        """A mark for each name, in order; made once and shared by all who load this version."""
+        if self._marks is None:
+            self._marks = {name: Undecoded(name) for name in self._entries}
+        return self._marks
 
     def encoded(self, name: str, read: Read) -> bytes:
         """The encoded value of a name, read and brought up to this version if that has not been done yet."""
@@ -165,6 +174,7 @@ class StoredDocument:
         document._entries = self._entries.copy()
         document._changed = self._changed.copy()
         document._removed = self._removed.copy()
+        document._marks = self._marks
         return document
 
     def _apply(self, changes: Iterable[Change]) -> None:
@@ -191,6 +201,7 @@ class StoredDocument:
         if operation.op == "replace":
             self._put(name, operation.value or b"", self._entries[name].position)
             return
+        self._marks = None
         old = self._entries.pop(name, None)
         if old is not None:
             self.size -= old.size
@@ -212,6 +223,21 @@ class StoredDocument:
         self.patch_bytes += patch_size
 
 
+class _Recent:
+    """The documents of one storage, the least recently used first, and the size of their values."""
+
+    __slots__ = ("documents", "size")
+
+    def __init__(self) -> None:
+        self.documents: OrderedDict[tuple[str, str], StoredDocument] = OrderedDict()
+        self.size = 0
+
+    def drop(self, session: tuple[str, str]) -> None:
+        document = self.documents.pop(session, None)
+        if document is not None:
+            self.size -= document.size
+
+
 class RecentDocuments:
     """The documents of sessions that this process used last, so that an unchanged session is not read again.
 
@@ -224,23 +250,25 @@ class RecentDocuments:
     def __init__(self) -> None:
         # Re-entrant: the garbage collector may finalise a run, which commits, while the lock is held.
         self._lock = threading.RLock()
-        self._by_storage: WeakKeyDictionary[Storage, OrderedDict[tuple[str, str], StoredDocument]] = WeakKeyDictionary()
+        self._by_storage: WeakKeyDictionary[Storage, _Recent] = WeakKeyDictionary()
 
     def get(self, storage: Storage, owner: str, session_id: str) -> StoredDocument | None:
         with self._lock:
-            return self._by_storage.get(storage, OrderedDict()).get((owner, session_id))
+            kept = self._by_storage.get(storage)
+            return kept.documents.get((owner, session_id)) if kept is not None else None
 
     def put(self, storage: Storage, owner: str, session_id: str, document: StoredDocument) -> None:
         with self._lock:
-            documents = self._by_storage.setdefault(storage, OrderedDict())
-            documents.pop((owner, session_id), None)
+            kept = self._by_storage.get(storage)
+            if kept is None:
+                kept = self._by_storage[storage] = _Recent()
+            kept.drop((owner, session_id))
             if document.size > self.BYTES:
                 return
-            documents[owner, session_id] = document
-            total = sum(kept.size for kept in documents.values())
-            while len(documents) > self.SESSIONS or total > self.BYTES:
-                _, oldest = documents.popitem(last=False)
-                total -= oldest.size
+            kept.documents[owner, session_id] = document
+            kept.size += document.size
+            while len(kept.documents) > self.SESSIONS or kept.size > self.BYTES:
+                kept.drop(next(iter(kept.documents)))
 
     def forget(self, storage: Storage) -> None:
         """Drop what is known of a storage; the next load of each of its sessions reads everything."""
