@@ -110,8 +110,8 @@ def _edited(data: bytes, operations: Sequence[Operation]) -> bytes:
             holder = _opened(holder, _raw_step(holder, segment, parent[:depth]), parent[:depth])
         step = _raw_step(holder, parent[-1], parent)
         batch = list(group)
-        if type(holder[step]) is msgspec.Raw and all(each.op == "add" and each.path[-1] == "-" for each in batch):
-            holder[step] = _spliced(bytes(holder[step]), batch, parent)
+        if _only_appends(holder[step], batch):
+            holder[step] = _spliced(bytes(holder[step]), batch)
             continue
         container = _opened(holder, step, parent)
         for operation in batch:
@@ -120,9 +120,15 @@ def _edited(data: bytes, operations: Sequence[Operation]) -> bytes:
     return _writer.encode(next(iter(root.values())))
 
 
-def _spliced(data: bytes, appends: Sequence[Operation], path: Path) -> msgspec.Raw:
+def _only_appends(child: Any, batch: Sequence[Operation]) -> bool:
+    """Whether a list that was not opened only grows. In an object `-` is a name as any other."""
+    if type(child) is not msgspec.Raw or bytes(memoryview(child)[:1]) != b"[":
+        return False
+    return all(operation.op == "add" and operation.path[-1] == "-" for operation in batch)
+
+
+def _spliced(data: bytes, appends: Sequence[Operation]) -> msgspec.Raw:
     """An encoded list with more elements at its end, made without reading those it has."""
-    _require(data.startswith(b"["), path)
     joined = b",".join(operation.value or b"" for operation in appends)
     return msgspec.Raw(b"".join((data[:-1], b"" if data == b"[]" else b",", joined, b"]")))
 
