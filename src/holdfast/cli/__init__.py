@@ -22,7 +22,7 @@ from holdfast.errors import HoldfastError
 __all__ = ["main"]
 
 COMMANDS: Final = {
-    "quickstart": "Research a topic, write a post about it, and find it again on the next call.",
+    "quickstart": "Research TOPIC, write a post about it, and find it again on the next call.",
     "run": "Run a workflow: file.py:Class or package.module:Class.",
     "sessions": "List, show, compare, export, import and delete sessions.",
     "runs": "List runs and show one.",

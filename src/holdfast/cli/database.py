@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast.storage.sql import SqlWorkflowStorage
 
 DEFAULT_FILE: Final = "holdfast.db"
+DEFAULT_TABLE: Final = "workflow_sessions"
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
@@ -34,17 +35,16 @@ def db_option() -> Callable[[AnyCommand], AnyCommand]:
     return click.option("--db", metavar="FILE|URL", help="The database; else HOLDFAST_DB, else holdfast.db.")
 
 
-def user_option() -> Callable[[AnyCommand], AnyCommand]:
-    """Add `--user-id` to a command, as its argument `user_id`."""
-    return click.option(
-        "--user-id", metavar="ID", help='Only this user\'s; "" for those of no user. Else of all users.'
-    )
+def writing_options(function: AnyCommand) -> AnyCommand:
+    """Add `--db` and `--table` to a command that may make them, as its arguments `db` and `table`."""
+    table = click.option("--table", metavar="NAME", help=f"The storage's table_name.  [default: {DEFAULT_TABLE}]")
+    return db_option()(table(function))
 
 
 def narrowing_options(function: AnyCommand) -> AnyCommand:
     """Add `--db`, `--table` and `--user-id` to a command, as its arguments `db`, `table` and `user_id`."""
     for option in (
-        user_option(),
+        click.option("--user-id", metavar="ID", help='Only this user\'s; "" for those of no user. Else of all users.'),
         click.option("--table", metavar="NAME", help="Only this prefix (a storage's table_name). Else all of them."),
         db_option(),
     ):
@@ -57,36 +57,45 @@ def named(db: str | None) -> str:
     return db or os.environ.get("HOLDFAST_DB") or DEFAULT_FILE
 
 
-def storage_arguments(db: str | None) -> dict[str, str]:
-    """The database as keyword arguments of `SqlWorkflowStorage`.
+def storage_at(name: str, table: str | None = None) -> SqlWorkflowStorage:
+    """The storage of one prefix in the database of this name, a file or a URL. Nothing is opened yet.
 
-    >>> storage_arguments("sqlite:///notes.db"), storage_arguments("notes.db")
-    ({'db_url': 'sqlite:///notes.db'}, {'db_file': 'notes.db'})
+    >>> storage_at("sqlite://").where
+    'sqlite:// (in memory)'
     """
-    name = named(db)
-    return {"db_url": name} if "://" in name else {"db_file": name}
+    from holdfast.storage.sql import SqlWorkflowStorage
+
+    return SqlWorkflowStorage(
+        table or DEFAULT_TABLE,
+        db_file=None if "://" in name else name,
+        db_url=name if "://" in name else None,
+    )
 
 
-def database_path(db: str | None) -> Path | None:
-    """The file of the database, None if it is not a file."""
-    arguments = storage_arguments(db)
-    if "db_file" in arguments:
-        return Path(arguments["db_file"]).expanduser()
-    scheme, _, rest = arguments["db_url"].partition(":///")
+def database_path(name: str) -> Path | None:
+    """The file of a SQLite database, None for any other.
+
+    >>> database_path("sqlite:///notes.db"), database_path("sqlite://")
+    (PosixPath('notes.db'), None)
+    """
+    if "://" not in name:
+        return Path(name).expanduser()
+    scheme, _, rest = name.partition(":///")
     return Path(rest) if scheme == "sqlite" and rest else None
 
 
-def existing(db: str | None) -> dict[str, str]:
-    """As `storage_arguments`, for a database that exists; it is named on stderr.
+def existing(db: str | None) -> str:
+    """The name of the database to use, which exists; it is said on stderr.
 
     Raises:
-        DatabaseNotFound: there is no such file.
+        DatabaseNotFound: there is no such file, or it would be in the memory of this process.
     """
-    path = database_path(db)
-    if path is not None and not path.exists():
-        raise DatabaseNotFound(where=path)
-    note(f"database: {named(db)}")
-    return storage_arguments(db)
+    name = named(db)
+    path = database_path(name)
+    if name == "sqlite://" or (path is not None and not path.exists()):
+        raise DatabaseNotFound(where=path or name)
+    note(f"database: {name}")
+    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,27 +169,25 @@ def opened(db: str | None, table: str | None = None, user_id: str | None = None)
         InvalidInput: it has no prefix of the name `table`.
         StorageError: it cannot be read.
     """
-    from holdfast.storage.sql import SqlWorkflowStorage, table_names
+    from holdfast.storage.sql import table_names
 
-    arguments = existing(db)
-    names = table_names(**arguments)
-    if table is not None and table not in names:
-        raise InvalidInput(f"{named(db)} has no table {table!r}. It has: {', '.join(names) or 'none'}.")
+    name = existing(db)
+    tables = table_names(name)
+    if table is not None and table not in tables:
+        raise InvalidInput(f"{name} has no table {table!r}. It has: {', '.join(tables) or 'none'}.")
     with ExitStack() as stack:
         storages = []
-        for name in [table] if table is not None else names:
-            storage = SqlWorkflowStorage(table_name=name, **arguments)
+        for each in tables if table is None else [table]:
+            storage = storage_at(name, each)
             stack.callback(storage.close)
             storages.append(storage)
-        yield Database(named(db), storages, user_id)
+        yield Database(name, storages, user_id)
 
 
 @contextmanager
 def writable(db: str | None, table: str | None) -> Iterator[SqlWorkflowStorage]:
     """A storage in a database that is made if it is missing; closed at the end."""
-    from holdfast.storage.sql import SqlWorkflowStorage
-
-    note(f"database: {named(db)}")
-    arguments = storage_arguments(db) | ({"table_name": table} if table else {})
-    with closing(SqlWorkflowStorage(**arguments)) as storage:
+    name = named(db)
+    note(f"database: {name}")
+    with closing(storage_at(name, table)) as storage:
         yield storage

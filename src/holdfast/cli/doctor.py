@@ -12,10 +12,12 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import click
 
@@ -77,9 +79,11 @@ def installation() -> Iterator[Check]:
 
 def database(db: str | None) -> Iterator[Check]:
     """What is in the database, and whether all of it is sound."""
-    path = database_path(db)
+    path = database_path(named(db))
     try:
         with opened(db) as found:
+            if path is not None:
+                yield from sqlite_file(path)
             for storage in found.storages:
                 findings = storage.check()
                 sessions = storage.find_sessions(None)
@@ -93,6 +97,16 @@ def database(db: str | None) -> Iterator[Check]:
         yield Check("database", str(error), "problem")
     if path is not None:
         yield from disk(path)
+
+
+def sqlite_file(path: Path) -> Iterator[Check]:
+    """How SQLite keeps the database, as it stands in the file."""
+    import sqlite3
+
+    with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)) as connection:
+        ((mode,),) = connection.execute("PRAGMA journal_mode").fetchall()
+        ((schema,),) = connection.execute("SELECT max(number) FROM holdfast_migration").fetchall()
+    yield Check("database", f"{path}, {path.stat().st_size:,} bytes, schema {schema}, journal mode: {mode}")
 
 
 def disk(path: Path) -> Iterator[Check]:

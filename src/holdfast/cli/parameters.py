@@ -71,9 +71,7 @@ def option_for(parameter: inspect.Parameter, function: Callable[..., Any]) -> cl
         shown = parameter.default.name if isinstance(parameter.default, enum.Enum) else parameter.default
         help_text = f"{help_text}  [default: {shown}]".strip()
     if annotation is bool:
-        return click.Option(
-            [f"--{flag}/--no-{flag}", parameter.name], default=None, required=required, help=help_text or None
-        )
+        return click.Option([f"--{flag}/--no-{flag}", parameter.name], required=required, help=help_text or None)
     collect = _MULTIPLE.get(typing.get_origin(annotation) or annotation)
     if collect is None:
         return click.Option(

@@ -17,8 +17,10 @@ import click
 
 from holdfast import clock
 from holdfast.cli.database import db_option, writable
+from holdfast.cli.exit_status import FAILED
 from holdfast.cli.output import cost, duration, json_option, moment, note, print_json, printable
 from holdfast.display import display
+from holdfast.errors import HoldfastError
 from holdfast.records import Run, RunStatus
 from holdfast.response import RunEvent, RunResponse
 
@@ -57,9 +59,16 @@ def command(
             generator.searcher.model = generator.writer.model = model
         view = View(live=sys.stdout.isatty() and not as_json)
         started = clock.monotonic()
-        with view:
-            for response in generator.run(topic=topic):
-                view.show(response)
+        try:
+            with view:
+                for response in generator.run(topic=topic):
+                    view.show(response)
+        except HoldfastError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the outermost boundary: what a provider raised is told, not traced
+            told = [f"Error: {type(error).__name__}: {error}", *getattr(error, "__notes__", [])]
+            click.secho(printable("\n".join(told), lines=True), err=True, fg="red")
+            click.get_current_context().exit(FAILED)
         outcome = Outcome.of(generator, topic, view, clock.monotonic() - started)
     if as_json:
         print_json(outcome.described())

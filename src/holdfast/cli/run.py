@@ -23,21 +23,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from holdfast.cli.database import db_option, user_option, writable
+from holdfast.cli.database import writable, writing_options
 from holdfast.cli.exit_status import FAILED
 from holdfast.cli.output import json_option, note, print_json, printable, readable
 from holdfast.cli.parameters import option_for
 from holdfast.errors import HoldfastError, InvalidInput
 from holdfast.response import RunResponse
 from holdfast.workflow import Workflow
-
-_SESSION_OPTIONS: list[Callable[[Any], Any]] = [
-    click.option("--session-id", metavar="ID", help="The session to run in; else a new one."),
-    user_option(),
-    db_option(),
-    click.option("--table", metavar="NAME", help="The storage's table_name.  [default: workflow_sessions]"),
-    json_option,
-]
 
 
 class Targets(click.Group):
@@ -50,14 +42,15 @@ class Targets(click.Group):
         return []
 
 
-def with_session_options(function: Any) -> Any:
-    for option in reversed(_SESSION_OPTIONS):
-        function = option(function)
-    return function
+def session_options(function: Any) -> Any:
+    """Add what every run takes: `session_id`, `user_id`, `db`, `table` and `as_json`."""
+    session = click.option("--session-id", metavar="ID", help="The session to run in; else a new one.")
+    user = click.option("--user-id", metavar="ID", help="Whose session it is; else nobody's.")
+    return session(user(writing_options(json_option(function))))
 
 
 @click.group("run", cls=Targets, subcommand_metavar="TARGET [ARGUMENTS OF run()]...")
-@with_session_options
+@session_options
 def command(**_: Any) -> None:
     """Run a workflow: file.py:Class or package.module:Class.
 
@@ -133,7 +126,7 @@ def command_for(cls: type[Workflow], target: str) -> click.Command:
 
     made = click.Command(target, callback=invoke, params=[*options], help=inspect.getdoc(function) or cls.description)
     made.help = (made.help or f"Run {cls.__name__}.").partition("\nArgs:")[0].strip()
-    for option in with_session_options(lambda: None).__click_params__[::-1]:
+    for option in session_options(lambda: None).__click_params__[::-1]:
         if not taken & set(option.opts):
             made.params.append(option)
     return made

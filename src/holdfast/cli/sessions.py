@@ -11,12 +11,12 @@ import re
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import click
 
 from holdfast.cli import changes, transfer
-from holdfast.cli.database import Located, narrowing_options, opened, user_option, writable
+from holdfast.cli.database import Located, narrowing_options, opened, writable, writing_options
 from holdfast.cli.output import json_option, moment, note, print_facts, print_json, print_table, printable, readable
 from holdfast.errors import InvalidInput, SessionExists
 from holdfast.patch import decode_patch
@@ -241,13 +241,12 @@ def export(
 
 @command.command("import")
 @click.argument("file", type=click.File("rb"))
-@click.option("--db", metavar="FILE|URL", help="The database; else HOLDFAST_DB, else holdfast.db. Made if missing.")
-@click.option("--table", metavar="NAME", help="The storage's table_name.  [default: workflow_sessions]")
-@user_option()
+@writing_options
 @click.option("--session-id", metavar="ID", help="Another id than the one in the file.")
+@click.option("--user-id", metavar="ID", help='Another owner than the one in the file; "" for none.')
 @json_option
 def import_session(
-    file: Any, *, db: str | None, table: str | None, user_id: str | None, session_id: str | None, as_json: bool
+    file: BinaryIO, *, db: str | None, table: str | None, user_id: str | None, session_id: str | None, as_json: bool
 ) -> None:
     """Create a session from an exported FILE (- for stdin), once its checksum is verified."""
     package = transfer.parse(file.read())
