@@ -99,7 +99,8 @@ class Agent:
         self.output_type = output_type
         self.base_url = base_url
         self.model_settings = model_settings
-        self.run_response: RunResponse | None = None
+        # `Any` stands for None: callers that have run the agent need not rule that out.
+        self.run_response: RunResponse | Any = None
         self._wrapped: Any = None
         self._wrapped_output: Any = None
         self._slot = _Slot()
