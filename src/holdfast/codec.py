@@ -11,7 +11,6 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from itertools import chain
@@ -29,6 +28,7 @@ from holdfast.errors import MalformedData, UnstorableValue
 from holdfast.paths import path_to, type_name
 from holdfast.recursion import with_room
 from holdfast.scalars import HIGHEST, LOWEST, MARK, tag
+from holdfast.threads import others_may_change_values
 
 __all__ = [
     "decode",
@@ -257,7 +257,7 @@ def _numbers_fit(kinds: set[type], values: list[Any]) -> bool:
 
 
 def _stable(encoder: Callable[[Any, Types, str], bytes], value: Any, types: Types, path: str) -> bytes:
-    if threading.active_count() == 1:
+    if not others_may_change_values():
         return encoder(value, types, path)
     previous: bytes | None = None
     for tried in range(STABLE_TRIES):

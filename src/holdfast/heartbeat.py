@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from holdfast import clock
 from holdfast.errors import HoldfastError
 from holdfast.storage.base import BEAT_EVERY, Storage
+from holdfast.threads import quiet
 
 RECORD_AFTER = 0.2
 """Seconds after which the start of a run is recorded when no commit has done so."""
@@ -73,16 +74,17 @@ class Heartbeat:
 
     def _look_after(self) -> None:
         pause = threading.Event()
-        while True:
-            self._wake.wait()
-            pause.wait(RECORD_AFTER)
-            runs = self._open()
-            if not runs:
-                self._wake.clear()
-                if self._open():  # one came between
-                    self._wake.set()
-            for run in runs:
-                self._attend(run)
+        with quiet():
+            while True:
+                self._wake.wait()
+                pause.wait(RECORD_AFTER)
+                runs = self._open()
+                if not runs:
+                    self._wake.clear()
+                    if self._open():  # one came between
+                        self._wake.set()
+                for run in runs:
+                    self._attend(run)
 
     def _attend(self, run: OpenRun) -> None:
         now = clock.monotonic()

@@ -142,8 +142,7 @@ class StoredDocument:
 
     def snapshot(self, read: Read) -> Snapshot | None:
         """The values to be stored whole with the commit that made this document; None when that is not due."""
-        changed = sum(self._entries[name].size for name in self._changed if name in self._entries)
-        if self.patches < SNAPSHOT_PATCHES and self.patch_bytes <= max(SNAPSHOT_FLOOR, changed // 2):
+        if not self._is_snapshot_due():
             return None
         last = max((entry.position for entry in self._entries.values() if entry.position is not None), default=-1)
         values = []
@@ -156,6 +155,13 @@ class StoredDocument:
                 position = last = last + 1
             values.append(StoredValue(name, position, self.version, len(data), data))
         return Snapshot(tuple(values), tuple(self._removed - self._entries.keys()))
+
+    def _is_snapshot_due(self) -> bool:
+        if self.patches >= SNAPSHOT_PATCHES:
+            return True
+        if self.patch_bytes <= SNAPSHOT_FLOOR:
+            return False
+        return self.patch_bytes > sum(self._entries[name].size for name in self._changed & self._entries.keys()) // 2
 
     def with_snapshot(self, snapshot: Snapshot) -> StoredDocument:
         """The same document once its snapshot is stored."""

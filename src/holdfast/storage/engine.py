@@ -27,6 +27,7 @@ from holdfast.storage import schema
 from holdfast.storage.readers import Readers, in_transaction
 from holdfast.storage.requests import Request
 from holdfast.storage.sqlite import FAILURES, is_busy, keep_for_ever
+from holdfast.threads import quiet
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -214,18 +215,22 @@ class Engine:
         """The writer thread."""
         _writers.add(threading.get_ident())
         try:
-            while not self._is_closing:
-                request = self._queue.get()
-                if request is not None:
-                    self._perform([request, *self._queued()])
-            self._perform(self._queued())
-            with self._writing, contextlib.suppress(OSError), self._database.held():
-                self._close_connections()
-                self._database.closed()
+            with quiet():
+                self._serve_until_closed()
         finally:
             self._is_served = False
             self._refuse_queued()
             _writers.discard(threading.get_ident())
+
+    def _serve_until_closed(self) -> None:
+        while not self._is_closing:
+            request = self._queue.get()
+            if request is not None:
+                self._perform([request, *self._queued()])
+        self._perform(self._queued())
+        with self._writing, contextlib.suppress(OSError), self._database.held():
+            self._close_connections()
+            self._database.closed()
 
     def _queued(self) -> list[Request[Any]]:
         requests = []

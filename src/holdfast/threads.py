@@ -1,0 +1,45 @@
+"""Which threads could be changing a user's values at this moment.
+
+Rules that must stay true:
+- only a thread of the library's own that never runs the user's code may say that it is quiet;
+- a doubt counts as yes: encoding a value twice costs time, encoding a torn one costs the value.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_quiet: set[int] = set()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, this thread runs nothing but the library's own work."""
+    ident = threading.get_ident()
+    _quiet.add(ident)
+    try:
+        yield
+    finally:
+        _quiet.discard(ident)
+
+
+def others_may_change_values() -> bool:
+    """Whether there is any thread, other than the calling one and the quiet ones, that could change values.
+
+    >>> with quiet():
+    ...     others_may_change_values()
+    True
+    """
+    # On a quiet thread the garbage collector is ending a run, and the thread that used its values goes on.
+    if threading.get_ident() in _quiet:
+        return True
+    # Every thread with a Python state, also those that were not started by the threading module.
+    return len(sys._current_frames()) > 1 + len(_quiet)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_quiet.clear)

@@ -1,0 +1,71 @@
+"""Knowing when nobody else can be changing a value."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from holdfast.threads import others_may_change_values, quiet
+
+
+@contextmanager
+def thread_inside(*, is_quiet: bool, started_by_threading: bool = True) -> Iterator[None]:
+    """Another thread, for the time of the block."""
+    begun, end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def live() -> None:
+        if is_quiet:
+            with quiet():
+                begun.set()
+                end.wait()
+        else:
+            begun.set()
+            end.wait()
+        ended.set()
+
+    if started_by_threading:
+        threading.Thread(target=live).start()
+    else:
+        _thread.start_new_thread(live, ())
+    begun.wait()
+    yield
+    end.set()
+    ended.wait()
+
+
+def asked_in_a_new_process(run_python, source: str) -> str:
+    return str(run_python(source)).strip()
+
+
+def test_a_process_with_one_thread_has_nobody_else(run_python) -> None:
+    source = "from holdfast.threads import others_may_change_values\nprint(others_may_change_values())"
+    assert asked_in_a_new_process(run_python, source) == "False"
+
+
+def test_the_librarys_own_threads_do_not_count(run_python) -> None:
+    source = """if True:
+        from holdfast import SqlWorkflowStorage, Workflow
+        from holdfast.threads import others_may_change_values
+        class Setting(Workflow):
+            def run(self):
+                self.session_state["n"] = 1
+                self.write_to_storage()
+                return others_may_change_values()
+        storage = SqlWorkflowStorage(db_file="w.db")
+        print(Setting(storage=storage).run().content)
+    """
+    assert asked_in_a_new_process(run_python, source) == "False"
+
+
+def test_any_other_thread_counts_also_one_that_threading_did_not_start() -> None:
+    with thread_inside(is_quiet=False):
+        assert others_may_change_values()
+    with thread_inside(is_quiet=False, started_by_threading=False):
+        assert others_may_change_values()
+
+
+def test_a_quiet_thread_that_asks_is_told_yes() -> None:
+    with quiet():
+        assert others_may_change_values()
