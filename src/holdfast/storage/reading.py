@@ -141,13 +141,15 @@ def read_values(
     head = find_head(db, owner, session_id)
     if head is None or head.info.incarnation != incarnation:
         raise SessionDeleted(session_id=session_id)
+    if at == 0:
+        return {}
     key = {"owner": owner, "session_id": session_id}
     following = db.one("next_snapshot", **key, since=at)
     kept = following[0] if following else None
     values = {}
     for name in names:
         row = db.one("newest_value", **key, name=name, version=at if kept is None else kept)
-        if kept is None or (row is not None and row[1] > at):
+        if kept is None or (kept > at and (row is None or row[1] > at)):
             raise VersionNotKept(
                 version=at,
                 session_id=session_id,

@@ -1,0 +1,337 @@
+"""Keeps sessions in memory: a real store for sessions that need not outlive the process, and the storage interface
+in its plainest form.
+
+Rules that must stay true:
+- it does exactly what `base.Storage` says; where a SQL backend differs, that one is wrong;
+- one lock guards everything; a commit from a finalizer that the garbage collector runs in the middle of another
+  commit is put off until that one is done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from holdfast import clock
+from holdfast.errors import (
+    InvalidInput,
+    SessionDeleted,
+    SessionExists,
+    SessionNotFound,
+    StateConflict,
+    StorageClosed,
+    VersionNotKept,
+)
+from holdfast.records import (
+    Change,
+    Commit,
+    Finding,
+    Known,
+    Run,
+    SessionInfo,
+    Snapshot,
+    StoredSession,
+    StoredValue,
+)
+from holdfast.storage import history
+from holdfast.storage.base import INLINE_SIZE, KeepHistory
+from holdfast.storage.liveness import with_interruptions
+
+
+@dataclass
+class _Session:
+    info: SessionInfo
+    changes: dict[int, Change] = field(default_factory=dict)
+    snapshots: dict[int, dict[str, StoredValue]] = field(default_factory=lambda: {0: {}})
+    """All values by name, for each kept snapshot; that of version 0 is the empty session."""
+    forgotten: int = 0
+    """Changes up to this version are gone."""
+
+    def snapshot_upto(self, version: int) -> int:
+        return max(kept for kept in self.snapshots if kept <= version)
+
+    def changes_between(self, after: int, upto: int) -> tuple[Change, ...]:
+        return tuple(self.changes[version] for version in range(after + 1, upto + 1))
+
+
+class MemoryStorage:
+    """Sessions in memory, lost with the process; see `holdfast.storage.base.Storage` for the operations.
+
+    Args:
+        keep_history: how many versions, or what age (a timedelta) of a session's history to keep; None keeps all.
+
+    Raises:
+        InvalidInput: `keep_history` cannot be used.
+
+    >>> storage = MemoryStorage()
+    >>> storage.load("", "my-session") is None
+    True
+    """
+
+    where = "memory"
+
+    def __init__(self, keep_history: KeepHistory = None) -> None:
+        self._keep = history.valid_keep_history(keep_history)
+        self._sessions: dict[tuple[str, str], _Session] = {}
+        self._runs: dict[tuple[str, str, str], Run] = {}
+        self._beats: dict[str, float] = {}
+        self._lock = threading.RLock()
+        self._is_closed = False
+        self._is_committing = False
+        self._postponed: list[Commit] = []
+        self._failures: list[BaseException] = []
+
+    def load(
+        self, owner: str, session_id: str, *, known: Known | None = None, at: int | None = None
+    ) -> StoredSession | None:
+        """See `Storage.load`."""
+        with self._opened():
+            session = self._sessions.get((owner, session_id))
+            if session is None:
+                return None
+            info = session.info
+            if at is not None:
+                oldest = max(session.forgotten, 1)
+                if not oldest <= at <= info.version:
+                    raise VersionNotKept(version=at, session_id=session_id, oldest=oldest, newest=info.version)
+                info = replace(info, version=at, snapshot_version=session.snapshot_upto(at))
+            elif known is not None and _can_continue(session, known):
+                return StoredSession(info, None, session.changes_between(known.version, info.version))
+            values = sorted(session.snapshots[info.snapshot_version].values(), key=_order)
+            return StoredSession(
+                info,
+                tuple(replace(value, data=None) if value.size > INLINE_SIZE else value for value in values),
+                session.changes_between(info.snapshot_version, info.version),
+            )
+
+    def read_values(
+        self, owner: str, session_id: str, names: Sequence[str], *, incarnation: str, at: int
+    ) -> dict[str, bytes]:
+        """See `Storage.read_values`."""
+        with self._opened():
+            session = self._sessions.get((owner, session_id))
+            if session is None or session.info.incarnation != incarnation:
+                raise SessionDeleted(session_id=session_id)
+            following = min((kept for kept in session.snapshots if kept >= at), default=None)
+            found: dict[str, bytes] = {}
+            for name in names:
+                value = None if following is None else session.snapshots[following].get(name)
+                if following is None or (following > at and (value is None or value.version > at)):
+                    raise VersionNotKept(
+                        version=at,
+                        session_id=session_id,
+                        oldest=max(session.forgotten, 1),
+                        newest=session.info.version,
+                    )
+                if value is not None and value.data is not None:
+                    found[name] = value.data
+            return found
+
+    def commit(self, commit: Commit) -> int:
+        """See `Storage.commit`."""
+        if commit.run and (commit.run.owner, commit.run.session_id) != (commit.owner, commit.session_id):
+            raise InvalidInput("Commit.run must be a run of the commit's own owner and session_id.")
+        with self._opened():
+            if self._is_committing:
+                self._postponed.append(commit)
+                return commit.base + (commit.patch is not None)
+            self._is_committing = True
+            try:
+                return self._commit(commit)
+            finally:
+                while self._postponed:
+                    try:
+                        self._commit(self._postponed.pop(0))
+                    except (StateConflict, SessionDeleted) as error:
+                        self._failures.append(error)  # raised by the next call
+                self._is_committing = False
+
+    def _commit(self, commit: Commit) -> int:
+        key = (commit.owner, commit.session_id)
+        session = self._sessions.get(key)
+        if commit.patch is None:
+            version = session.info.version if session else 0
+        else:
+            applied = _applied_version(commit, session)
+            if applied is not None:
+                return applied
+            version = commit.base + 1
+            self._sessions[key] = self._advanced(session, commit, commit.patch)
+        if commit.run is not None:
+            self._runs[(*key, commit.run.run_id)] = commit.run
+            self._beats[commit.run.process_id] = clock.now()
+        return version
+
+    def _advanced(self, session: _Session | None, commit: Commit, patch: bytes) -> _Session:
+        now = clock.now()
+        if session is None:
+            session = _Session(
+                SessionInfo(commit.owner, commit.session_id, commit.incarnation, 0, 0, commit.workflow, now, now)
+            )
+        version = commit.base + 1
+        run_id = commit.run.run_id if commit.run else ""
+        session.changes[version] = Change(version, commit.commit_id, run_id, now, patch)
+        session.info = replace(session.info, version=version, updated_at=now)
+        if commit.snapshot is not None:
+            _store_snapshot(session, commit.snapshot)
+            _forget(session, self._keep)
+        return session
+
+    def beat(self, process_id: str, *, stopped: bool = False) -> None:
+        """See `Storage.beat`."""
+        with self._opened():
+            self._beats[process_id] = clock.now()
+            if stopped:
+                del self._beats[process_id]
+
+    def changes(self, owner: str, session_id: str, *, after: int = 0, limit: int | None = None) -> tuple[Change, ...]:
+        """See `Storage.changes`."""
+        with self._opened():
+            session = self._existing(owner, session_id)
+            return session.changes_between(max(after, session.forgotten), session.info.version)[:limit]
+
+    def find_sessions(
+        self, owner: str | None, *, session_id: str | None = None, limit: int | None = None
+    ) -> tuple[SessionInfo, ...]:
+        """See `Storage.find_sessions`."""
+        with self._opened():
+            found = [
+                session.info
+                for session in self._sessions.values()
+                if owner in (None, session.info.owner) and session_id in (None, session.info.session_id)
+            ]
+        found.sort(key=lambda info: (-info.updated_at, info.session_id, info.owner))
+        return tuple(found[:limit])
+
+    def find_runs(
+        self,
+        owner: str | None,
+        *,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        limit: int | None = None,
+    ) -> tuple[Run, ...]:
+        """See `Storage.find_runs`."""
+        with self._opened():
+            found = [
+                run
+                for run in self._runs.values()
+                if owner in (None, run.owner) and session_id in (None, run.session_id) and run_id in (None, run.run_id)
+            ]
+            beats = dict(self._beats)
+        found.sort(key=lambda run: (-run.started_at, run.run_id))
+        return with_interruptions(found[:limit], beats)
+
+    def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
+        """See `Storage.rename_session`."""
+        with self._opened():
+            session = self._existing(owner, session_id)
+            if (owner, new_id) in self._sessions or self._runs_of(owner, new_id):
+                raise SessionExists(session_id=new_id, where=self.where)
+            session.info = replace(session.info, session_id=new_id)
+            self._sessions[owner, new_id] = self._sessions.pop((owner, session_id))
+            for key in self._runs_of(owner, session_id):
+                run = self._runs.pop(key)
+                self._runs[owner, new_id, run.run_id] = replace(run, session_id=new_id)
+
+    def delete_session(self, owner: str, session_id: str) -> None:
+        """See `Storage.delete_session`. Runs of a session that never got a version count as the session."""
+        with self._opened():
+            runs = self._runs_of(owner, session_id)
+            if self._sessions.pop((owner, session_id), None) is None and not runs:
+                raise SessionNotFound(session_id=session_id, where=self.where)
+            for key in runs:
+                del self._runs[key]
+
+    def prune_session(self, owner: str, session_id: str, keep: KeepHistory) -> int:
+        """See `Storage.prune_session`."""
+        history.valid_keep_history(keep)
+        with self._opened():
+            return _forget(self._existing(owner, session_id), keep)
+
+    def check(self) -> tuple[Finding, ...]:
+        """See `Storage.check`. What is in memory has no checksums."""
+        with self._opened():
+            return ()
+
+    def close(self) -> None:
+        """See `Storage.close`. May be called again."""
+        self._is_closed = True
+
+    def _opened(self) -> threading.RLock:
+        if self._failures:
+            raise self._failures.pop(0)
+        if self._is_closed:
+            raise StorageClosed(where=self.where)
+        return self._lock
+
+    def _existing(self, owner: str, session_id: str) -> _Session:
+        session = self._sessions.get((owner, session_id))
+        if session is None:
+            raise SessionNotFound(session_id=session_id, where=self.where)
+        return session
+
+    def _runs_of(self, owner: str, session_id: str) -> list[tuple[str, str, str]]:
+        return [key for key in self._runs if key[:2] == (owner, session_id)]
+
+
+def _can_continue(session: _Session, known: Known) -> bool:
+    return known.incarnation == session.info.incarnation and session.forgotten <= known.version <= session.info.version
+
+
+def _order(value: StoredValue) -> tuple[int, str]:
+    return value.position, value.name
+
+
+def _applied_version(commit: Commit, session: _Session | None) -> int | None:
+    """The version that the commit made when it was applied before, None when it can be applied now."""
+    if session is None:
+        if commit.base:
+            raise SessionDeleted(session_id=commit.session_id)
+        return None
+    is_same = session.info.incarnation == commit.incarnation
+    if is_same and session.info.version == commit.base:
+        return None
+    if is_same:
+        for change in session.changes.values():
+            if change.commit_id == commit.commit_id and change.version > commit.base:
+                return change.version
+    elif commit.base:
+        raise SessionDeleted(session_id=commit.session_id)
+    raise StateConflict(
+        session_id=commit.session_id,
+        base=commit.base,
+        current=session.info.version,
+        run_id=commit.run.run_id if commit.run else "",
+    )
+
+
+def _store_snapshot(session: _Session, snapshot: Snapshot) -> None:
+    version = session.info.version
+    values = dict(session.snapshots[session.info.snapshot_version])
+    for name in snapshot.removed:
+        values.pop(name, None)
+    values.update({value.name: replace(value, version=version) for value in snapshot.values})
+    session.snapshots[version] = values
+    session.info = replace(session.info, snapshot_version=version)
+    kept = sorted(version for version in session.snapshots if version)
+    for dropped in history.superfluous(kept, session.forgotten):
+        del session.snapshots[dropped]
+
+
+def _forget(session: _Session, keep: KeepHistory) -> int:
+    """Forget what lies before the newest snapshot from which all wanted versions can be rebuilt."""
+    changes = session.changes.values()
+
+    def newest_before(time: float) -> int | None:
+        return max((change.version for change in changes if change.created_at <= time), default=None)
+
+    oldest = history.oldest_wanted(keep, session.info.version, newest_before)
+    start = session.snapshot_upto(max(oldest, session.forgotten))
+    forgotten = [version for version in session.changes if version <= start]
+    for version in forgotten:
+        del session.changes[version]
+    session.snapshots = {version: values for version, values in session.snapshots.items() if version >= start}
+    session.forgotten = start
+    return len(forgotten)
