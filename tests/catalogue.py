@@ -250,6 +250,7 @@ CATALOGUE: list[Hostile] = [
     _value(37, "a high surrogate", "a\ud800b"),
     _value(38, "a low surrogate", ["\udfff", "\udfff\ud800"]),
     _value(39, "surrogate keys", {"\ud800": 1, "x\udc00": {"\ud800": [2]}}),
+    _value(39, "surrogates in a set", {"\ud800", "a\udc00", "b"}),
     Hostile(40, "a surrogate pair", lambda: {"t": ["\ud83d\ude00"]}, "E", "['t'][0]: str with a surrogate pair"),
     _value(41, "astral", "😀𝒳"),
     _value(42, "non-characters", "\ufffe\uffff"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
+import struct
 import subprocess
 import sys
 import threading
 import time
 import uuid
+import zoneinfo
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import PurePosixPath
@@ -384,6 +387,7 @@ def test_path_of_renders_a_top_level_key() -> None:
         b"1e400",
         b"[" * 100_000,
         b"[" * 5_000 + b"]" * 5_000,
+        b"[" * 900 + b'{"$hf":["tuple",[]]}' + b"]" * 900,
         b'{"$hf":1}',
         b'{"$hf":[]}',
         b'{"$hf":[1]}',
@@ -446,13 +450,14 @@ def test_a_time_zone_that_is_not_known_here_is_said() -> None:
 
 
 def test_a_time_zone_that_its_key_does_not_stand_for_is_refused() -> None:
-    from zoneinfo import ZoneInfo
-
-    zone = ZoneInfo.no_cache("Europe/Berlin")
+    zone = zoneinfo.ZoneInfo.no_cache("Europe/Berlin")
+    compiled = b"TZif" + bytes(16) + struct.pack(">6l", 0, 0, 0, 0, 1, 4) + struct.pack(">lbb", 3600, 0, 0) + b"ONE\0"
+    foreign = zoneinfo.ZoneInfo.from_file(io.BytesIO(compiled), key="Nowhere/Here")
     named = dt.timezone(dt.timedelta(0), "\ud800")
-    reasons = [reason for _, reason in problems([dt.datetime(2026, 1, 1, tzinfo=zone), dt.time(1, tzinfo=named)])]
-    assert "make the zone with ZoneInfo(key)" in reasons[0]
-    assert "give the zone another name" in reasons[1]
+    found = problems([dt.time(1, tzinfo=zone), dt.time(1, tzinfo=foreign), dt.time(1, tzinfo=named)])
+    assert "make the zone with ZoneInfo(key)" in found[0][1]
+    assert "make the zone with ZoneInfo(key)" in found[1][1]
+    assert "give the zone another name" in found[2][1]
 
 
 def test_planted_content_imports_and_executes_nothing() -> None:

@@ -189,7 +189,7 @@ class ModelShape(_Record):
         object.__setattr__(instance, "__pydantic_fields_set__", fields_set)
         if not self._root:
             object.__setattr__(instance, "__pydantic_extra__", extra)
-            object.__setattr__(instance, "__pydantic_private__", self._with_defaults(rest.get("private")))
+            object.__setattr__(instance, "__pydantic_private__", self._with_defaults(rest.get("private"), fields))
         return instance
 
     def _build(self, fields: dict[str, Any], rest: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
@@ -199,14 +199,16 @@ class ModelShape(_Record):
             setattr(instance, name, value)
         return instance
 
-    def _with_defaults(self, private: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _with_defaults(self, private: dict[str, Any] | None, fields: dict[str, Any]) -> dict[str, Any] | None:
         """The stored private attributes, and the defaults of those that the class has got since."""
-        if not self._private:
-            return private
         undefined = sys.modules["pydantic_core"].PydanticUndefined
-        stored = private or {}
-        defaults = {name: spec.get_default() for name, spec in self._private.items() if name not in stored}
-        return {**stored, **{name: value for name, value in defaults.items() if value is not undefined}}
+        with_default = {
+            name for name, spec in self._private.items() if spec.default is not undefined or spec.default_factory
+        }
+        if with_default <= (private or {}).keys():
+            return private
+        fresh = self.cls.model_construct(**fields).__pydantic_private__
+        return {**fresh, **(private or {})}
 
     def covers(self) -> Iterable[Any]:
         yield from (spec.annotation for spec in self.cls.model_fields.values())
