@@ -39,6 +39,9 @@ docs/decisions for the measurement."""
 _LOG_SIZE = 4 * 2**20
 """Bytes of write-ahead log after which it is copied into the database."""
 
+_HEADER_SIZE = 100
+"""Bytes at the beginning of every SQLite database."""
+
 BUSY_SLICE = 0.1
 """Seconds that one attempt waits for a foreign lock holder."""
 
@@ -173,6 +176,8 @@ class SQLiteFile:
             return
         if not stat.S_ISREG(found.st_mode):
             raise ForeignDatabase(where=self.where, reason="it is not a regular file")
+        if 0 < found.st_size < _HEADER_SIZE:  # SQLite takes a file of one byte for an empty one
+            raise ForeignDatabase(where=self.where, reason=f"it has only {found.st_size} bytes")
         if found.st_size == 0 and self.gate.is_marked():
             raise DatabaseReplaced(
                 where=self.where, reason="is empty although a database was there", leftover=self.gate.path
