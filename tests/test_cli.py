@@ -17,7 +17,6 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from holdfast.storage.sql import SqlWorkflowStorage
 
 from holdfast import Workflow
 from holdfast.cli import COMMANDS, command
@@ -25,7 +24,8 @@ from holdfast.cli.database import narrowing_options
 from holdfast.cli.exit_status import exit_status
 from holdfast.cli.output import aligned, brief, cost, duration, moment, printable, readable
 from holdfast.cli.sessions import keep_history
-from holdfast.errors import HoldfastError, InvalidInput
+from holdfast.errors import HoldfastError, InvalidInput, StateConflict
+from holdfast.storage.sql import SqlWorkflowStorage
 
 ROOT = Path(__file__).parent.parent
 
@@ -650,6 +650,41 @@ class TestDatabase:
         assert "PROBLEM" in result.stdout
         assert "harm" not in result.output
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="the gate is a lock of POSIX")
+    @pytest.mark.parametrize("words", [["sessions", "delete", "s", "--yes"], ["run", "work.py:Slow"]], ids=" ".join)
+    def test_a_busy_database_gives_a_sentence(
+        self, words: list[str], storage: SqlWorkflowStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import fcntl
+
+        keep(storage, "s", {"n": 1})
+        storage.close()
+        monkeypatch.setattr("holdfast.cli.database.LOCK_TIMEOUT", 0.2)
+        with open("holdfast.db-gate", "rb") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            result = holdfast(*words)
+        assert result.exit_code == 4
+        assert "was busy for 0.2 s" in result.stderr
+
+    def test_a_session_that_is_deleted_while_it_is_read_is_not_found(
+        self, storage: SqlWorkflowStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keep(storage, "s", {"large": "x" * 100_000})
+        with monkeypatch.context() as patched:
+            patched.setattr(SqlWorkflowStorage, "read_values", lambda *_, **__: {})
+            assert holdfast("sessions", "show", "s").exit_code == 3
+            patched.setattr(SqlWorkflowStorage, "load", lambda *_, **__: None)
+            assert holdfast("sessions", "show", "s").exit_code == 3
+
+    def test_a_database_in_memory_is_not_there_for_another_process(self) -> None:
+        assert holdfast("sessions", "list", "--db", "sqlite://").exit_code == 3
+        assert "There is no database at sqlite://" in ok("doctor", "--db", "sqlite://")
+
+    def test_postgresql_is_said_to_be_unsupported(self) -> None:
+        result = holdfast("sessions", "list", "--db", "postgresql://localhost/notes")
+        assert result.exit_code == 2
+        assert "not supported in this release" in result.stderr
+
     def test_all_reading_commands_take_the_same_options(self) -> None:
         @narrowing_options
         def probe() -> None: ...
@@ -899,6 +934,18 @@ class TestQuickstart:
         result = holdfast("quickstart", "--model", "no-such-provider:model")
         assert result.exit_code == 1
         assert "no-such-provider" in result.stderr
+
+    def test_another_run_of_the_session_does_not_count_as_the_one_that_wrote_the_post(self) -> None:
+        ok("quickstart", "Exceptions")
+        found = [as_json("quickstart", topic) for topic in ("Generators", "Exceptions", "Exceptions")]
+        assert found[1]["saved"]["tokens"] == found[2]["saved"]["tokens"] > 0
+
+    def test_an_error_of_ours_ends_with_its_own_status(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def conflict(*_: object) -> int:
+            raise StateConflict(session_id="quickstart", base=0, current=1, run_id="r")
+
+        monkeypatch.setattr(SqlWorkflowStorage, "commit", conflict)
+        assert holdfast("quickstart").exit_code == 5
 
     def test_a_post_whose_run_is_gone_is_still_found(self, storage: SqlWorkflowStorage) -> None:
         ok("quickstart", "--session-id", "s")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE: Final = "holdfast.db"
 DEFAULT_TABLE: Final = "workflow_sessions"
+LOCK_TIMEOUT = 10.0
+"""Seconds to wait for other processes; somebody may be waiting at the terminal."""
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
@@ -69,6 +71,7 @@ def storage_at(name: str, table: str | None = None) -> SqlWorkflowStorage:
         table or DEFAULT_TABLE,
         db_file=None if "://" in name else name,
         db_url=name if "://" in name else None,
+        lock_timeout=LOCK_TIMEOUT,
     )
 
 
@@ -172,7 +175,7 @@ def opened(db: str | None, table: str | None = None, user_id: str | None = None)
     from holdfast.storage.sql import table_names
 
     name = existing(db)
-    tables = table_names(name)
+    tables = table_names(name, lock_timeout=LOCK_TIMEOUT)
     if table is not None and table not in tables:
         raise InvalidInput(f"{name} has no table {table!r}. It has: {', '.join(tables) or 'none'}.")
     with ExitStack() as stack:
