@@ -281,6 +281,8 @@ CATALOGUE: list[Hostile] = [
         lambda: [
             dt.datetime(2026, 1, 31, tzinfo=dt.timezone(dt.timedelta(hours=-5, minutes=-30))),
             dt.datetime(2026, 1, 31, tzinfo=dt.timezone(dt.timedelta(seconds=3661, microseconds=5))),
+            dt.datetime(2026, 1, 31, tzinfo=dt.timezone(dt.timedelta(microseconds=1))),
+            dt.datetime(2026, 1, 31, tzinfo=dt.timezone(dt.timedelta(microseconds=-1), "just before")),
             dt.datetime(2026, 1, 31, tzinfo=dt.timezone(dt.timedelta(0), "UTC")),
             dt.datetime(2026, 1, 31, tzinfo=dt.timezone(dt.timedelta(hours=1), "CET")),
             dt.datetime(2026, 10, 25, 2, 30, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"), fold=1),

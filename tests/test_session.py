@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from holdfast.storage.memory import MemoryStorage
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -18,6 +17,7 @@ from holdfast import session as session_module
 from holdfast.errors import UnstorableValue
 from holdfast.session import graft
 from holdfast.storage.base import Storage
+from holdfast.storage.memory import MemoryStorage
 from holdfast.workflow import Workflow
 
 scalars = st.one_of(

@@ -94,7 +94,9 @@ def _tagged(node: dict[str, Any]) -> str:
 def _scalar(kind: str, parts: list[Any]) -> str:
     if kind in ("datetime", "time"):
         text, *marks = parts
-        return " ".join((text, *(str(value) for mark in marks for key, value in mark.items() if key != "fold")))
+        return " ".join(
+            (text, *(str(value) for mark in marks for key, value in mark.items() if key in ("zone", "name")))
+        )
     if kind in ("date", "decimal", "uuid", "float"):
         return str(parts[0])
     return str(DECODERS[kind](*parts))

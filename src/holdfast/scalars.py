@@ -114,20 +114,32 @@ def _encode_zoned(kind: str, value: datetime | time) -> Any:
     if zone is UTC:
         pass  # by far the most frequent; its offset says it all
     elif type(zone) is timezone:
-        arguments = zone.__reduce__()[1]
-        if len(arguments) == 2:  # a name was given beside the offset
-            marks["name"] = arguments[1]
-            if not is_encodable(marks["name"]):
-                raise Refused(f"{kind} in a time zone whose name holds a surrogate: give the zone another name")
+        marks = _offset_marks(zone, kind)
     elif type(zone) is ZoneInfo:
         marks["zone"] = _zone_key(zone, kind)
-        # The offset follows from the zone; written down it would change with the time zone database.
-        value = value.replace(tzinfo=None)
     elif zone is not None:
         raise Refused(f"{kind} in a time zone of type {type_name(type(zone))}: use zoneinfo.ZoneInfo or a fixed offset")
+    if "zone" in marks or "offset" in marks:
+        # The mark tells it; an offset in the text would change with the time zone database.
+        value = value.replace(tzinfo=None)
     if value.fold:
         marks["fold"] = 1
     return tag(kind, value.isoformat(), marks) if marks else tag(kind, value.isoformat())
+
+
+def _offset_marks(zone: timezone, kind: str) -> dict[str, Any]:
+    """What the offset in the text does not tell about a zone."""
+    marks: dict[str, Any] = {}
+    arguments: Any = zone.__reduce__()[1]
+    offset, *names = arguments
+    if offset.microseconds:
+        # `fromisoformat` takes an offset below a second for none.
+        marks["offset"] = [offset.days, offset.seconds, offset.microseconds]
+    if names:
+        (marks["name"],) = names
+        if not is_encodable(marks["name"]):
+            raise Refused(f"{kind} in a time zone whose name holds a surrogate: give the zone another name")
+    return marks
 
 
 def _zone_key(zone: ZoneInfo, kind: str) -> str:
@@ -144,16 +156,17 @@ def _decode_zoned(read: Callable[[str], _Zoned], text: str, marks: dict[str, Any
     value = read(text)
     marks = dict(marks or {})
     fold = marks.pop("fold", 0)
-    if "name" in marks:
-        offset = value.utcoffset()
-        if offset is None:
-            raise ValueError("a named offset without the offset")
-        value = value.replace(tzinfo=timezone(offset, marks.pop("name")))
-    elif "zone" in marks:
+    if "zone" in marks:
         key = marks.pop("zone")
         if not _ZONE_KEY.fullmatch(key):
             raise ValueError("not the key of a time zone")
         value = value.replace(tzinfo=ZoneInfo(key))
+    elif marks:
+        offset = timedelta(*marks.pop("offset")) if "offset" in marks else value.utcoffset()
+        if offset is None:
+            raise ValueError("a named offset without the offset")
+        name = (marks.pop("name"),) if "name" in marks else ()
+        value = value.replace(tzinfo=timezone(offset, *name))
     if marks:
         raise ValueError("an unknown mark")
     return value.replace(fold=fold)

@@ -21,6 +21,7 @@ from holdfast.declared import Types
 from holdfast.errors import OutcomeUnknown, SessionDeleted, StateConflict, UnstorableValue, VersionNotKept
 from holdfast.patch import Operation
 from holdfast.records import Commit, Run
+from holdfast.scalars import MARK
 from holdfast.state import SessionState, Undecoded
 from holdfast.storage.base import Storage
 from holdfast.stored import StoredDocument, recent
@@ -136,7 +137,7 @@ class Session:
                 data = codec.stable_encode(slot, self._types, path)
             except UnstorableValue as error:
                 problems += error.problems
-                if name not in document:
+                if name is not None and name not in document:
                     names[place] = None
                 continue
             assert name is not None
@@ -315,8 +316,7 @@ class Session:
         dict.clear(self.state)
         self._document = document
         marks = document.marks()
-        odd = [name for name in marks if name.startswith(codec.MARK)]
-        if not live and not odd:
+        if not live and not any(name.startswith(MARK) for name in marks):
             dict.update(self.state, marks)
             return
         for name, mark in marks.items():
