@@ -48,6 +48,7 @@ PAUSE = 0.001
 """Seconds between two tries, more with each, in which the other thread may finish."""
 
 MANY = 10_000
+"""Containers of one level from which on it is worth looking whether they are the same few over and over."""
 
 _json = msgspec.json.Encoder()
 _ORDINARY = frozenset({NoneType, bool, str, int, float, list, dict})
