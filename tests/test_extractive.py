@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.extractive import Source, data_in, post, sentences, sources_in, topic_of
@@ -53,6 +53,13 @@ class TestSources:
     def test_prefer_the_longer_kind_of_text(self) -> None:
         assert sources_in({"title": "T", "snippet": "Short.", "content": "Long."}) == [Source("T", "", "Long.")]
 
+    @pytest.mark.parametrize("text", ["*" * 200_000, "[" * 200_000, "{" * 200_000, "A. " * 70_000, ". " * 100_000])
+    def test_are_looked_for_in_hostile_text_without_end(self, text: str) -> None:
+        """Each of these once took time in the square of its length, which is hours."""
+        sources_in(text)
+        sentences(text)
+
+    @settings(deadline=None)
     @given(st.recursive(st.none() | st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
     def test_can_be_looked_for_in_anything(self, data: object) -> None:
         sources_in(data)
@@ -76,6 +83,7 @@ class TestSentences:
     def test_are_whole_and_prose(self, text: str, expected: list[str]) -> None:
         assert sentences(text) == expected
 
+    @settings(deadline=None)
     @given(st.text())
     def test_always_stand_in_the_text(self, text: str) -> None:
         joined = " ".join(text.split())

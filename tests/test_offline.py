@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -98,6 +99,16 @@ class TestWithASearchTool:
     )
     def test_reads_results_of_any_shape(self, result: Any, said: str) -> None:
         assert said in Agent("offline", tools=[Search(result).search]).run("the sea").content
+
+    def test_reads_results_only_so_deep(self) -> None:
+        nested: Any = FOUND
+        for _ in range(60):
+            nested = [nested]
+        agent = Agent("offline", tools=[Search(nested).search])
+        assert "nothing to draw from" in agent.run("the sea").content
+        agent.output_type = SearchResults
+        with pytest.raises(AgentError):
+            agent.run("the sea")
 
     def test_takes_no_request_to_try_again_for_a_result(self) -> None:
         def search(query: str) -> list[str]:
@@ -230,7 +241,7 @@ class TestThePipelineOfTheQuickstart:
 
 
 def test_it_is_a_model_of_pydantic_ai_as_well() -> None:
-    assert "offline" in pydantic_ai.Agent(offline_model()).run_sync("hello").output
+    assert "offline" in asyncio.run(pydantic_ai.Agent(offline_model()).run("hello")).output
 
 
 def _named(name: str, function: Any) -> Any:

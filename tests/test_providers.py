@@ -126,6 +126,12 @@ class TestWhatAProviderRefuses:
         assert advice in note_of(caught.value)
         assert "'llama3'" in note_of(caught.value)
 
+    def test_for_a_reason_of_its_own_is_left_to_speak_for_itself(self, server: OpenAIServer) -> None:
+        server.answer = lambda request: Answer(status=422)
+        with pytest.raises(exceptions.ModelRequestRejectedError, match="as the test wants it") as caught:
+            Agent("llama3", base_url=server.base_url).run("hello")
+        assert not hasattr(caught.value, "__notes__")
+
     @pytest.mark.parametrize("status", [429, 500])
     def test_for_now_is_tried_again_by_the_client(self, server: OpenAIServer, status: int) -> None:
         server.answer = lambda request: Answer(status=status if len(server.requests) < 3 else 200, text="at last")

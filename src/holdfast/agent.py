@@ -204,9 +204,8 @@ class Agent:
         responses = self._follow(call)
         if stream or stream_events:
             return responses
-        for _ in responses:
-            pass
-        return _response_of(call)
+        list(responses)  # drives the run; what is no stream hands out nothing
+        return call.answer()
 
     @overload
     def arun(
@@ -343,13 +342,7 @@ def _is_function(value: object) -> TypeGuard[Callable[[Any], Any]]:
     return callable(value) and not isinstance(value, type) and not _is_model(value)
 
 
-def _response_of(call: ModelRun | FunctionRun) -> RunResponse:
-    assert call.response is not None, "a run that ended well has a response"
-    return call.response
-
-
 async def _finished(responses: AsyncGenerator[RunResponse, None], call: ModelRun | FunctionRun) -> RunResponse:
     async with aclosing(responses):
-        async for _ in responses:
-            pass
-    return _response_of(call)
+        [response async for response in responses]
+    return call.answer()

@@ -65,10 +65,14 @@ class _AgentRun:
         if self.events:
             yield self._made(None, RunEvent.run_started)
 
-    def _ended(self, response: RunResponse) -> Iterator[RunResponse]:
-        self.response = response
+    def _ended(self) -> Iterator[RunResponse]:
         if self.events:
-            yield replace(response, event=RunEvent.run_completed)
+            yield replace(self.answer(), event=RunEvent.run_completed)
+
+    def answer(self) -> RunResponse:
+        """The response of a run that has ended well."""
+        assert self.response is not None, "only a run that has ended well has an answer"
+        return self.response
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,10 +124,9 @@ class ModelRun(_AgentRun):
                 raise
             finally:
                 self.usage = _usage_of(messages, self.run_id)
-        if self.response is not None:
-            self.response.usage = self.usage
-            for response in self._ended(self.response):
-                yield response
+        self.answer().usage = self.usage
+        for response in self._ended():
+            yield response
 
     async def _streamed(
         self, agent: AbstractAgent[Any, Any], arguments: dict[str, Any]
@@ -138,8 +141,8 @@ class ModelRun(_AgentRun):
                     yield self._made(text)
                 elif self.events and (response := self._tool_event(event, kind)):
                     yield response
-        if not of_text and self.response is not None:
-            yield replace(self.response, messages=[])
+        if not of_text:
+            yield replace(self.answer(), messages=[])
 
     def _tool_event(self, event: Any, kind: str | None) -> RunResponse | None:
         if kind == "function_tool_call":
@@ -208,7 +211,8 @@ class FunctionRun(_AgentRun):
         content = _content_of(result) if whole else self._joined(pieces)
         if self.stream and whole:
             yield self._made(content)
-        yield from self._ended(self._made(content, model=self._model_name(), usage=self.usage))
+        self.response = self._made(content, model=self._model_name(), usage=self.usage)
+        yield from self._ended()
 
     def aresponses(self) -> AsyncGenerator[RunResponse, None]:
         """The same on a thread of its own."""

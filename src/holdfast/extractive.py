@@ -23,10 +23,13 @@ _TOPIC_FIELDS = ("topic", "question", "query", "subject", "title")
 
 SENTENCES_PER_SECTION = 4
 MAX_TAKEAWAYS = 5
+LONGEST_ABBREVIATION = 12
+MAX_DEPTH = 32
+"""How deep in data material is looked for."""
 MAX_OPENINGS = 100
 """How many brackets of a text are tried as the beginning of JSON: each failure costs time in the length of the text."""
 
-_LABEL = re.compile(r"^[ \t>*-]*\**(?P<name>[A-Za-z]+)\**[ \t]*:\**[ \t]+(?P<value>\S.*)$")
+_LABEL = re.compile(r"^[ \t>*-]*(?P<name>[A-Za-z]+)\**[ \t]*:\**[ \t]+(?P<value>\S.*)$")
 _BREAK = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[*`_]*[A-Z0-9])")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|cf|vs|approx|Dr|Mr|Mrs|Ms|Prof|St|No|Fig|[A-Z])\.)[\"'”’)\]]*$")
 _WORD = re.compile(r"\w{3,}")
@@ -50,32 +53,30 @@ def sources_in(value: Any) -> list[Source]:
     >>> sources_in('[{"title": "Tides", "snippet": "The moon pulls the sea."}]')
     [Source(title='Tides', url='', text='The moon pulls the sea.')]
     """
-    return list(dict.fromkeys(_found(value)))
+    return list(dict.fromkeys(_found(value, 0)))
 
 
-def _found(value: Any) -> Iterator[Source]:
+def _found(value: Any, depth: int) -> Iterator[Source]:
+    if depth > MAX_DEPTH:
+        return
     if isinstance(value, str):
-        yield from _found_in_text(value)
+        data = data_in(value)
+        yield from _found(_labelled(value) if data is None else data, depth + 1)
     elif isinstance(value, dict):
         source = Source(*(_first(value, fields) for fields in (TITLE_FIELDS, URL_FIELDS, TEXT_FIELDS)))
         if source.text and (source.title or source.url):
             yield source
         for inner in value.values():
             if not isinstance(inner, str) or not source.text:
-                yield from _found(inner)
+                yield from _found(inner, depth + 1)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _found(inner)
+            yield from _found(inner, depth + 1)
 
 
 def _first(mapping: dict[Any, Any], names: Iterable[str]) -> str:
     lowered = {str(key).lower(): value for key, value in mapping.items() if isinstance(value, str)}
     return next((" ".join(lowered[name].split()) for name in names if lowered.get(name, "").strip()), "")
-
-
-def _found_in_text(text: str) -> Iterator[Source]:
-    data = data_in(text)
-    yield from _found(data) if data is not None else _found(_labelled(text))
 
 
 def data_in(text: str) -> Any:
@@ -137,9 +138,8 @@ def sentences(text: str) -> list[str]:
     pieces: list[str] = []
     begin = 0
     for gap in _BREAK.finditer(text):
-        piece = text[begin : gap.end()].strip()
-        if not _ABBREVIATION.search(piece):
-            pieces.append(piece)
+        if not _ABBREVIATION.search(text, max(begin, gap.start() - LONGEST_ABBREVIATION), gap.end() - 1):
+            pieces.append(text[begin : gap.end()].strip())
             begin = gap.end()
     pieces.append(text[begin:].strip())
     whole = [piece for piece in pieces if _is_prose(piece)]

@@ -16,7 +16,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import AgentError
-from holdfast.extractive import TEXT_FIELDS, TITLE_FIELDS, URL_FIELDS, Source, post, sources_in, topic_of
+from holdfast.extractive import MAX_DEPTH, TEXT_FIELDS, TITLE_FIELDS, URL_FIELDS, Source, post, sources_in, topic_of
 
 if TYPE_CHECKING:
     from pydantic_ai.messages import ModelMessage, ModelResponse
@@ -151,18 +151,16 @@ def _best(schema: dict[str, Any], material: list[Any]) -> Any:
     return next((value for value in filled if value is not _MISSING), _MISSING)
 
 
-def _records(material: Any) -> Iterator[dict[str, Any]]:
+def _records(material: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
     """Each dict in the material, the outer before the inner.
 
     A list stands for a dict whose only field has no name: a tool that returns articles does not call them `articles`.
     """
-    if isinstance(material, dict):
-        yield material
-    elif isinstance(material, list):
-        yield {"": material}
-    inner = material.values() if isinstance(material, dict) else material if isinstance(material, list) else ()
-    for value in inner:
-        yield from _records(value)
+    if depth > MAX_DEPTH or not isinstance(material, dict | list):
+        return
+    yield material if isinstance(material, dict) else {"": material}
+    for value in material.values() if isinstance(material, dict) else material:
+        yield from _records(value, depth + 1)
 
 
 def _fill(schema: dict[str, Any], material: Any, root: dict[str, Any]) -> Any:
