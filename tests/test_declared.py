@@ -97,7 +97,6 @@ def reason(value: Any, *declared: Any) -> str:
         ("Leaf", set()),
         (RunEvent, {RunEvent}),
     ],
-    ids=str,
 )
 def test_the_classes_in_an_annotation_are_declared_and_the_rest_is_ignored(annotation: Any, classes: set[type]) -> None:
     assert set(Types([annotation]).classes) == classes

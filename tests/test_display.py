@@ -50,7 +50,6 @@ from holdfast.errors import MalformedData
         ({1: "a", (1, "b"): {"x": (1,)}}, {"1": "a", "(1, 'b')": {"x": "(1,)"}}),
         ((float("inf"), b"x" * 100), "(inf, <100 bytes>)"),
     ],
-    ids=str,
 )
 def test_tags_become_readable_text(value: Any, shown: Any) -> None:
     assert codec.display(codec.encode(value, TYPES)) == shown
