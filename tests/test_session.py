@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from catalogue import same
 from holdfast import session as session_module
-from holdfast.errors import UnstorableValue
+from holdfast.errors import OutcomeUnknown, UnstorableValue, VersionNotKept
+from holdfast.records import Commit
 from holdfast.session import graft
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
+from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.workflow import Workflow
 
 scalars = st.one_of(
@@ -359,3 +362,59 @@ def test_grafting_keeps_containers_of_one_type_and_replaces_others() -> None:
     assert live["b"] is members
     assert live["d"] is nested
     assert graft([1, 2], (1, 2)) == (1, 2)
+
+
+def test_a_commit_of_unknown_outcome_is_settled_before_the_next_one() -> None:
+    class LosesReplies(MemoryStorage):
+        lost = 0
+
+        def commit(self, commit: Commit) -> int:
+            version = super().commit(commit)
+            if self.lost:
+                self.lost -= 1
+                raise OutcomeUnknown(where="memory", reason="the reply was lost")
+            return version
+
+    storage = LosesReplies()
+    workflow = Doing(session_id="s", storage=storage)
+    workflow.session_state["n"] = 1
+    storage.lost = 2
+    for _ in range(2):
+        with pytest.raises(OutcomeUnknown):
+            workflow.write_to_storage()
+    workflow.session_state["n"] = 2
+    assert workflow.write_to_storage() == 2
+    assert [change.version for change in storage.changes("", "s")] == [1, 2]
+    assert Doing(session_id="s", storage=storage).session_state == {"n": 2}
+
+
+@pytest.mark.parametrize("keep_history", [None, 1])
+def test_a_large_value_is_found_or_refused_after_others_have_moved_its_snapshot(
+    tmp_path: Path, keep_history: int | None
+) -> None:
+    storage = SqlWorkflowStorage(db_file=tmp_path / "w.db", keep_history=keep_history)
+    Doing(session_id="s", storage=storage, session_state={"large": ["x" * 40_000], "n": 0}).run(lambda: None)
+    session_module.recent.forget(storage)
+    reader = Doing(session_id="s", storage=storage)
+    assert reader.session_state["n"] == 0
+    session_module.recent.forget(storage)
+    writer = Doing(session_id="s", storage=storage)
+    for number in range(12):
+        writer.run(lambda: writer.session_state.update(large=[chr(97 + number) * 40_000]))  # noqa: B023
+    if keep_history is None:
+        assert reader.session_state["large"] == ["x" * 40_000]
+    else:
+        with pytest.raises(VersionNotKept):
+            reader.session_state["large"]
+    storage.close()
+
+
+def test_a_large_value_is_read_as_of_the_runs_own_version(storage: Storage) -> None:
+    seed = Doing(session_id="s", storage=storage, session_state={"log": [["x" * 20_000]]})
+    for number in range(5):
+        seed.run(lambda: seed.session_state["log"].append(number))  # noqa: B023
+    session_module.recent.forget(storage)
+    workflow = Doing(session_id="s", storage=storage)
+    workflow.run(lambda: None)
+    seed.run(lambda: seed.session_state["log"].append("later"))
+    assert workflow.session_state["log"] == [["x" * 20_000], 0, 1, 2, 3, 4]
