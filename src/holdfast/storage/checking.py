@@ -17,7 +17,8 @@ from holdfast.storage.queries import NO_LIMIT, Statements
 
 def check(db: Statements) -> tuple[Finding, ...]:
     """See `Storage.check`."""
-    return tuple(_findings(db))
+    with db.undecodable_text_kept():
+        return tuple(_findings(db))
 
 
 def _findings(db: Statements) -> Iterator[Finding]:

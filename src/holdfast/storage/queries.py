@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,15 @@ class Statements:
     def change_each(self, query: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Run a statement once for each set of values."""
         self._connection.executemany(self._texts[query], rows)
+
+    @contextmanager
+    def undecodable_text_kept(self) -> Iterator[None]:
+        """Read text that is not UTF-8 as lone surrogates instead of failing."""
+        self._connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        try:
+            yield
+        finally:
+            self._connection.text_factory = str
 
     def unsound(self) -> list[str]:
         """What the database itself finds wrong with its structure."""

@@ -36,7 +36,10 @@ def checksum(kind: str, *columns: Column) -> bytes:
     >>> checksum("run", "a", "bc") == checksum("run", "ab", "c")
     False
     """
-    return sha256(_packed((kind, columns))).digest()
+    try:
+        return sha256(_packed((kind, columns))).digest()
+    except UnicodeEncodeError:  # the text is damaged, or will be refused when it is bound
+        return b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,5 +264,5 @@ def _digest(data: object) -> bytes:
 
 
 def _verify(stored: object, computed: bytes, where: str, what: str) -> None:
-    if stored != computed:
+    if stored != computed or not computed:
         raise CorruptData(where=where, what=what)

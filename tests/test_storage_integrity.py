@@ -1,0 +1,190 @@
+"""Damage to a database is found: every flipped bit and every missing row is an error or makes no difference."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.errors import CorruptData, HoldfastError
+from holdfast.records import RunStatus
+from holdfast.storage.sql import SqlWorkflowStorage
+from holdfast.testing import Writer, adjustable_clock, make_run, rebuilt
+
+FLIPS = 250
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed database with two sessions, thinned and pruned history, removed names and runs."""
+    file = tmp_path_factory.mktemp("sound") / "sound.db"
+    with closing(SqlWorkflowStorage(db_file=file, table_name="t")) as storage, adjustable_clock():
+        for owner in ("", "ann"):
+            writer = Writer(storage, owner, "s")
+            for number in range(25):
+                state: dict[str, Any] = {"same": "x" * 700, "big": "y" * 20_000, "number": number}
+                state |= {f"k{number % 4}": number}
+                run = make_run(owner, "s", RunStatus.running, run_id=f"r{number}", input=b"{}", output=b"1")
+                writer.commit(state, snapshot=number % 4 == 2, run=run if number % 5 == 0 else None)
+        storage.prune_session("ann", "s", 10)
+    return file
+
+
+def everything_readable(file: Path) -> list[Any]:
+    """All that the storage tells, with everything read and verified that `load` leaves for later."""
+    with closing(SqlWorkflowStorage(db_file=file, table_name="t", lock_timeout=1)) as storage, adjustable_clock():
+        told: list[Any] = [storage.find_sessions(None), storage.find_runs(None)]
+        for owner in ("", "ann"):
+            told += [storage.load(owner, "s"), rebuilt(storage.load(owner, "s"), storage)]
+            told += [rebuilt(storage.load(owner, "s", at=version), storage) for version in (17, 20)]
+            told.append(storage.changes(owner, "s"))
+        return told
+
+
+def findings(file: Path) -> list[str]:
+    with closing(SqlWorkflowStorage(db_file=file, table_name="t", lock_timeout=1)) as storage:
+        return [f"{finding.where}: {finding.what}" for finding in storage.check()]
+
+
+@pytest.fixture
+def copy(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(sound, tmp_path / "copy.db"))
+
+
+def test_a_flipped_bit_is_an_error_or_makes_no_difference(sound: Path, tmp_path: Path) -> None:
+    content = sound.read_bytes()
+    expected = everything_readable(Path(shutil.copy(sound, tmp_path / "same.db")))
+    dice = random.Random(5)
+    detected = 0
+    for number in range(FLIPS):
+        place = dice.randrange(len(content) * 8)
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        file = tmp_path / f"{number}.db"
+        file.write_bytes(damaged)
+        try:
+            told = everything_readable(file)
+        except HoldfastError:
+            detected += 1
+        else:
+            assert told == expected or findings(file), f"bit {place} changed something and was not found"
+        for left in tmp_path.glob(f"{number}.db*"):
+            left.unlink()
+    assert detected > FLIPS / 4
+
+
+def test_a_storage_without_checksums_would_be_found_out(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.storage.rows._verify", lambda *_: None)
+    monkeypatch.setattr("holdfast.storage.reading.rows.Totals.__eq__", lambda *_: True)
+    with pytest.raises(AssertionError, match="was not found"):
+        test_a_flipped_bit_is_an_error_or_makes_no_difference(sound, tmp_path)
+
+
+def damage(file: Path, statement: str) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        assert connection.execute(statement).rowcount > 0, "the damage must hit something"
+
+
+def columns(file: Path) -> Iterator[tuple[str, str]]:
+    with closing(sqlite3.connect(file)) as connection:
+        for table in ("t_session", "t_patch", "t_snapshot", "t_value", "t_run", "holdfast_process"):
+            for row in connection.execute(f"PRAGMA table_info({table})").fetchall():
+                yield table, row[1]
+
+
+def test_a_change_to_any_column_is_found(sound: Path, tmp_path: Path) -> None:
+    for table, column in columns(sound):
+        file = Path(shutil.copy(sound, tmp_path / f"{table}-{column}.db"))
+        rowid = "(SELECT MAX(rowid) FROM " + table + ")"
+        for change in (f"{column} || 'x'", f"{column} + 1", "X'00'"):
+            with closing(sqlite3.connect(file)) as connection:
+                look = f"SELECT CAST({column} AS BLOB), typeof({column}) FROM {table} WHERE rowid = {rowid}"
+                before = connection.execute(look).fetchone()
+                connection.execute(f"UPDATE OR IGNORE {table} SET {column} = {change} WHERE rowid = {rowid}")
+                after = connection.execute(look).fetchone()
+                connection.commit()
+            if before != after:
+                break
+        else:
+            pytest.fail(f"{table}.{column} was not changed")
+        assert findings(file), f"a change of {table}.{column} was not found"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM t_patch WHERE owner = '' AND version = 24",
+        "DELETE FROM t_patch WHERE owner = '' AND version = 25",
+        "DELETE FROM t_value WHERE owner = '' AND name = 'number' AND version = (SELECT MAX(version) FROM t_value)",
+        "DELETE FROM t_value WHERE owner = '' AND name = 'same'",
+        "DELETE FROM t_snapshot WHERE owner = '' AND version = (SELECT MAX(version) FROM t_snapshot)",
+        "DELETE FROM t_session WHERE owner = ''",
+        "UPDATE t_patch SET session_id = 'elsewhere' WHERE owner = '' AND version = 24",
+        "UPDATE t_value SET size = 20002, data = substr(data, 1, 20001) || 'z' WHERE owner = '' AND name = 'big'",
+        "UPDATE t_value SET size = 5 WHERE owner = '' AND name = 'big'",
+        "UPDATE t_value SET data = NULL WHERE owner = '' AND name = 'same'",
+        "UPDATE t_patch SET patch = CAST(X'ff' AS TEXT) WHERE owner = '' AND version = 25",
+        "UPDATE t_session SET workflow = CAST(X'ff' AS TEXT) WHERE owner = ''",
+        "UPDATE t_session SET version = 24 WHERE owner = ''",
+    ],
+)
+def test_a_missing_or_moved_row_is_an_error_for_its_session_alone(copy: Path, statement: str) -> None:
+    damage(copy, statement)
+    with closing(SqlWorkflowStorage(db_file=copy, table_name="t")) as storage:
+        with pytest.raises(CorruptData) as caught:
+            rebuilt(storage.load("", "s"), storage)
+        assert "checksum" in str(caught.value)
+        assert storage.load("ann", "s") is not None
+        if "X'ff'" not in statement:
+            assert storage.check()
+
+
+def test_nothing_is_written_on_top_of_damage(copy: Path) -> None:
+    damage(copy, "DELETE FROM t_session WHERE owner = ''")
+    with closing(SqlWorkflowStorage(db_file=copy, table_name="t")) as storage:
+        with pytest.raises(CorruptData):
+            Writer(storage, "", "s").commit({"a": 1})
+        storage.delete_session("", "s")
+        Writer(storage, "", "s").commit({"a": 1})
+        assert storage.check() == ()
+
+
+def test_all_damage_is_listed_not_only_the_first(copy: Path) -> None:
+    for statement in (
+        "UPDATE t_session SET workflow = 'other' WHERE owner = 'ann'",
+        "UPDATE t_patch SET patch = X'00' WHERE owner = '' AND version IN (3, 4)",
+        "UPDATE t_value SET data = X'00' WHERE owner = '' AND name = 'same'",
+        "DELETE FROM t_snapshot WHERE owner = '' AND version = (SELECT MAX(version) FROM t_snapshot)",
+        "UPDATE t_run SET status = 'completed' WHERE owner = '' AND run_id = 'r5'",
+        "UPDATE holdfast_process SET beat_at = 0",
+        "UPDATE t_patch SET session_id = 'orphan' WHERE owner = 'ann' AND version = 20",
+    ):
+        damage(copy, statement)
+    found = "\n".join(findings(copy))
+    for expected in (
+        "session 's' of owner 'ann': session 's'",
+        "session 's' of owner '': change 3",
+        "session 's' of owner '': change 4",
+        "session 's' of owner '': a value",
+        "session 's' of owner '': a snapshot that its head names is missing",
+        "session 's' of owner '': run 'r5'",
+        "copy.db: a heartbeat",
+        "session 'orphan' of owner 'ann': its head is missing",
+    ):
+        assert expected in found
+
+
+def test_damage_to_the_structure_of_the_file_is_listed(copy: Path) -> None:
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'started_at)', 'run_id)') WHERE type = 'index'")
+        connection.commit()
+    assert any("t_run_started" in finding for finding in findings(copy))
