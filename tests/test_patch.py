@@ -385,3 +385,19 @@ def test_every_path_comes_back_from_its_pointer(segments: list[str]) -> None:
 def test_what_is_not_a_patch_of_ours_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedData):
         decode_patch(data)
+
+
+def test_a_live_container_that_is_replaced_by_one_of_its_type_stays_the_same_object() -> None:
+    inner: list[Any] = [1, 2]
+    state: dict[str, Any] = {"by": {"a": inner}, "posts": [{"tags": inner}]}
+    tagged = state["posts"][0]
+    patch.apply_live(
+        state,
+        [
+            Operation("replace", ("by", "a"), b"[3]"),
+            Operation("replace", ("posts", "0"), b'{"tags":[4],"n":1}'),
+        ],
+    )
+    assert state["by"]["a"] is inner
+    assert state["posts"][0] is tagged
+    assert tagged == {"tags": [4], "n": 1}

@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from catalogue import same
 from holdfast import session as session_module
 from holdfast.errors import OutcomeUnknown, UnstorableValue, VersionNotKept
+from holdfast.patch import graft
 from holdfast.records import Commit
-from holdfast.session import graft
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sql import SqlWorkflowStorage

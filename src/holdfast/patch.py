@@ -34,6 +34,7 @@ __all__ = [
     "diff",
     "displaced",
     "encode_patch",
+    "graft",
     "path_of",
     "pointer_of",
 ]
@@ -99,6 +100,32 @@ def apply_live(root: dict[Any, Any], operations: Iterable[Operation], types: Typ
         where += step_text(last)
         value = operation.value if operation.value is None else codec.decode(operation.value, types, where)
         _perform(container, last, operation, value)
+
+
+def graft(live: Any, new: Any) -> Any:
+    """Make the live container equal to `new` in place where both are of one type, and return what now holds it.
+
+    >>> inner = [1, 2]
+    >>> live = {"a": inner, "b": 0}
+    >>> graft(live, {"a": [1, 2, 3]}) is live, live, inner
+    (True, {'a': [1, 2, 3]}, [1, 2, 3])
+    """
+    if type(live) is not type(new) or live is new:
+        return new
+    if type(live) is dict:
+        kept = {key: graft(live[key], value) if key in live else value for key, value in new.items()}
+        live.clear()
+        live.update(kept)
+        return live
+    if type(live) is list:
+        common = [graft(old, value) for old, value in zip(live, new, strict=False)]
+        live[:] = common + new[len(common) :]
+        return live
+    if type(live) is set:
+        live.clear()
+        live.update(new)
+        return live
+    return new
 
 
 def _edited(data: bytes, operations: Sequence[Operation]) -> bytes:
@@ -178,7 +205,7 @@ def _perform(container: Any, step: Any, operation: Operation, value: Any) -> Non
     if operation.op == "remove":
         del container[step]
     else:
-        container[step] = value
+        container[step] = graft(container[step], value) if operation.op == "replace" else value
 
 
 def _perform_on_list(container: list[Any], segment: str, operation: Operation, value: Any) -> None:
@@ -191,7 +218,7 @@ def _perform_on_list(container: list[Any], segment: str, operation: Operation, v
     if operation.op == "remove":
         del container[at]
     else:
-        container[at] = value
+        container[at] = graft(container[at], value)
 
 
 def _index(segment: str, size: int, path: Path) -> int:

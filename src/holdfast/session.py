@@ -304,7 +304,7 @@ class Session:
                     patch.apply_live(slots, [operation], self._types)
             elif operation.op == "replace" and type(slot) is not Undecoded:
                 assert operation.value is not None
-                dict.__setitem__(slots, key, graft(slot, codec.decode(operation.value, self._types)))
+                dict.__setitem__(slots, key, patch.graft(slot, codec.decode(operation.value, self._types)))
             else:
                 dict.pop(slots, key, None)
                 if operation.op != "remove":
@@ -326,7 +326,7 @@ class Session:
                 stored = document.encoded(name, self._read)
                 slot = live[key]
                 if self._encoded_or_none(slot) != stored:
-                    slot = graft(slot, codec.decode(stored, self._types, codec.path_of(key)))
+                    slot = patch.graft(slot, codec.decode(stored, self._types, codec.path_of(key)))
             dict.__setitem__(self.state, key, slot)
         self._end_aliasing()
 
@@ -349,29 +349,3 @@ class Session:
             return codec.encode(value, self._types)
         except UnstorableValue:
             return None
-
-
-def graft(live: Any, new: Any) -> Any:
-    """Make the live container equal to `new` in place where both are of one type, and return what now holds it.
-
-    >>> inner = [1, 2]
-    >>> live = {"a": inner, "b": 0}
-    >>> graft(live, {"a": [1, 2, 3]}) is live, live, inner
-    (True, {'a': [1, 2, 3]}, [1, 2, 3])
-    """
-    if type(live) is not type(new) or live is new:
-        return new
-    if type(live) is dict:
-        kept = {key: graft(live[key], value) if key in live else value for key, value in new.items()}
-        live.clear()
-        live.update(kept)
-        return live
-    if type(live) is list:
-        common = [graft(old, value) for old, value in zip(live, new, strict=False)]
-        live[:] = common + new[len(common) :]
-        return live
-    if type(live) is set:
-        live.clear()
-        live.update(new)
-        return live
-    return new
