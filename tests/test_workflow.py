@@ -420,3 +420,25 @@ def test_a_response_as_json_holds_its_content() -> None:
     assert json.loads(response.to_json())["content"] == "ABC"
     assert RunResponse(content=Article(title="t")).to_dict()["content"] == {"title": "t"}
     assert RunResponse(content=Article(title="t")).to_dict()["content_type"] == "Article"
+
+
+def test_the_input_is_recorded_whatever_parameters_run_has(storage: Storage) -> None:
+    class Any_(Workflow):
+        def run(self, first: int, /, second: int = 2, *rest: int, third: int = 3, **others: int) -> None:
+            pass
+
+    class Simple(Workflow):
+        def run(self, first: int, second: int = 2) -> None:
+            pass
+
+    Any_(session_id="any", storage=storage).run(1, 5, 6, third=7, fourth=8)
+    Simple(session_id="simple", storage=storage).run(second=3, first=1)
+    Simple(session_id="simple", storage=storage).run(4)
+    inputs = {run.session_id: [] for run in storage.find_runs("")}
+    for run in reversed(storage.find_runs("")):
+        inputs[run.session_id].append(codec.decode(run.input or b""))
+    assert inputs["any"] == [{"first": 1, "second": 5, "rest": (6,), "third": 7, "others": {"fourth": 8}}]
+    assert inputs["simple"] == [{"first": 1, "second": 3}, {"first": 4, "second": 2}]
+    for wrong in (lambda w: w.run(), lambda w: w.run(1, 2, 3), lambda w: w.run(1, first=1), lambda w: w.run(1, x=2)):
+        with pytest.raises(TypeError):
+            wrong(Simple(session_id="simple", storage=storage))

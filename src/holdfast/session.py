@@ -123,29 +123,28 @@ class Session:
         """Compare the live state with the stored version; changes neither."""
         document = self.document
         slots = self.state.slots()
-        names = [slot.name if type(slot) is Undecoded else self._name_or_none(key) for key, slot in slots]
         values: dict[str, bytes] = {}
         problems: list[tuple[str, str]] = []
-        for place, (key, slot) in enumerate(slots):
+        refused: set[str | None] = set()
+        for key, slot in slots:
             if type(slot) is Undecoded:
                 continue
-            name = names[place]
             try:
-                if name is None:
-                    codec.name_of(key, self._types)  # raises, and says why
                 path = codec.path_of(key)
+                name = codec.name_of(key, self._types, path)
                 data = codec.stable_encode(slot, self._types, path)
             except UnstorableValue as error:
                 problems += error.problems
-                if name is not None and name not in document:
-                    names[place] = None
+                refused.add(self._name_or_none(key))
                 continue
-            assert name is not None
             if name not in document or document.encoded(name, self._read) != data:
                 values[name] = data
-        kept = [name for name in names if name is not None]
-        self._refuse_too_large(kept, values, problems)
-        return Pending(self._difference(kept, values), values, tuple(problems))
+        names = document.names()
+        if refused or [key for key, _ in slots] != names:
+            named = [slot.name if type(slot) is Undecoded else self._name_or_none(key) for key, slot in slots]
+            names = [name for name in named if name is not None and (name not in refused or name in document)]
+        self._refuse_too_large(names, values, problems)
+        return Pending(self._difference(names, values), values, tuple(problems))
 
     def commit(self, pending: Pending, run: Run | None = None) -> bytes | None:
         """Write what is pending, and the record of a run with it; returns the patch that was stored, if any.
