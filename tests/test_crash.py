@@ -66,6 +66,7 @@ def finish_early(self, connection, request, prepared, *, is_alone):
     serve(self, connection, request, prepared, is_alone=is_alone)
     if request.work is not engine._nothing:
         request.finish()
+        time.sleep(0.001)
 serve = engine.Engine._serve
 engine.Engine._serve = finish_early
 """
@@ -86,6 +87,8 @@ class Process:
             [sys.executable, "-c", PRELUDE + textwrap.dedent(code), *map(str, arguments)],
             stdout=self.words,
             stderr=self.trouble,
+            # What measures coverage would be interrupted and killed as well, and does not always survive that.
+            env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")},
         )
 
     def wait_for(self, word: str) -> None:

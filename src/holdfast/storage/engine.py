@@ -99,9 +99,13 @@ class Engine:
         self._require_usable()
         unwaited = failures if threading.get_ident() in _writers else None
         request = Request(work, table, timeout, is_durable=is_durable, failures=unwaited)
-        self._queue.put(request)
-        self._serve_queue()
-        return None if unwaited is not None else request.outcome(self.where)
+        try:
+            self._queue.put(request)
+            self._serve_queue()
+            return None if unwaited is not None else request.outcome(self.where)
+        except BaseException:
+            request.settle()
+            raise
 
     def read(self, work: Work[T], *, table: str | None, timeout: float) -> T:
         """Run `work` in one consistent read transaction and return its result.

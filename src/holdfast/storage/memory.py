@@ -92,9 +92,8 @@ class MemoryStorage:
                 return None
             info = session.info
             if at is not None:
-                oldest = max(session.forgotten, 1)
-                if not oldest <= at <= info.version:
-                    raise VersionNotKept(version=at, session_id=session_id, oldest=oldest, newest=info.version)
+                if not max(session.forgotten, 1) <= at <= info.version:
+                    raise _not_kept(session, at)
                 info = replace(info, version=at, snapshot_version=session.snapshot_upto(at))
             elif known is not None and _can_continue(session, known):
                 return StoredSession(info, None, session.changes_between(known.version, info.version))
@@ -114,16 +113,13 @@ class MemoryStorage:
             if session is None or session.info.incarnation != incarnation:
                 raise SessionDeleted(session_id=session_id)
             following = min((kept for kept in session.snapshots if kept >= at), default=None)
+            if following is None:
+                raise _not_kept(session, at)
             found: dict[str, bytes] = {}
             for name in names:
-                value = None if following is None else session.snapshots[following].get(name)
-                if following is None or (following > at and (value is None or value.version > at)):
-                    raise VersionNotKept(
-                        version=at,
-                        session_id=session_id,
-                        oldest=max(session.forgotten, 1),
-                        newest=session.info.version,
-                    )
+                value = session.snapshots[following].get(name)
+                if following > at and (value is None or value.version > at):
+                    raise _not_kept(session, at)
                 if value is not None and value.data is not None:
                     found[name] = value.data
             return found
@@ -278,6 +274,12 @@ class MemoryStorage:
 
 def _can_continue(session: _Session, known: Known) -> bool:
     return known.incarnation == session.info.incarnation and session.forgotten <= known.version <= session.info.version
+
+
+def _not_kept(session: _Session, version: int) -> VersionNotKept:
+    info = session.info
+    oldest = max(session.forgotten, 1)
+    return VersionNotKept(version=version, session_id=info.session_id, oldest=oldest, newest=info.version)
 
 
 def _order(value: StoredValue) -> tuple[int, str]:

@@ -79,23 +79,27 @@ class Readers:
         return connections
 
     def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._taking:
-            connection = self._idle.pop() if self._idle else self._source.open_reader()
-            self._active.add(connection)
+        connection = None
         try:
+            with self._taking:
+                connection = self._idle.pop() if self._idle else self._source.open_reader()
+                self._active.add(connection)
             self._source.check_unmoved()
             result = work(connection)
         except DatabaseReplaced:
             raise
         except BaseException:
-            self._active.discard(connection)
-            connection.close()
+            if connection is not None:
+                self._active.discard(connection)
+                connection.close()
             raise
-        if len(self._idle) < _IDLE:
-            self._idle.append(connection)
-        else:
-            connection.close()
-        self._active.discard(connection)
+        try:  # it stays among the active ones until it is put away, for `pause` waits for these
+            if len(self._idle) < _IDLE:
+                self._idle.append(connection)
+            else:
+                connection.close()
+        finally:
+            self._active.discard(connection)
         return result
 
 

@@ -61,9 +61,8 @@ def load(db: Statements, owner: str, session_id: str, known: Known | None, at: i
 
 def _load_at(db: Statements, head: rows.Head, at: int) -> StoredSession:
     info = head.info
-    oldest = max(head.forgotten, 1)
-    if not oldest <= at <= info.version:
-        raise VersionNotKept(version=at, session_id=info.session_id, oldest=oldest, newest=info.version)
+    if not max(head.forgotten, 1) <= at <= info.version:
+        raise _not_kept(head, at)
     found = db.one("newest_snapshot_upto", owner=info.owner, session_id=info.session_id, upto=at)
     snapshot_version = (found and found[0]) or 0
     values = values_at(db, info, snapshot_version)
@@ -143,24 +142,30 @@ def read_values(
         raise SessionDeleted(session_id=session_id)
     if at == 0:
         return {}
-    key = {"owner": owner, "session_id": session_id}
-    following = db.one("next_snapshot", **key, since=at)
+    info = head.info
+    following = db.one("next_snapshot", owner=owner, session_id=session_id, since=at)
     kept = following[0] if following else None
-    values = {}
+    if kept is None:
+        raise _not_kept(head, at)
+    values: dict[str, bytes] = {}
     for name in names:
-        row = db.one("newest_value", **key, name=name, version=at if kept is None else kept)
-        if kept is None or (kept > at and (row is None or row[1] > at)):
-            raise VersionNotKept(
-                version=at,
-                session_id=session_id,
-                oldest=max(head.forgotten, 1),
-                newest=head.info.version,
-            )
-        if row is not None and row[4] is not None:
-            data = rows.read_value(row, head.info, db.where, whole=True).data
-            assert data is not None
+        row = db.one("newest_value", owner=owner, session_id=session_id, name=name, version=kept)
+        if kept > at and (row is None or row[1] > at):
+            raise _not_kept(head, at)
+        data = None if row is None else rows.read_value(row, info, db.where, whole=True).data
+        if data is not None:
             values[name] = data
+    if len(values) < len(names):
+        missing = set(names) - set(values)
+        if any(value.name in missing for value in values_at(db, info, kept)):
+            raise CorruptData(where=db.where, what=f"a value of session {session_id!r}")
     return values
+
+
+def _not_kept(head: rows.Head, version: int) -> VersionNotKept:
+    info = head.info
+    oldest = max(head.forgotten, 1)
+    return VersionNotKept(version=version, session_id=info.session_id, oldest=oldest, newest=info.version)
 
 
 def changes(db: Statements, owner: str, session_id: str, after: int, limit: int | None) -> tuple[Change, ...]:

@@ -1,7 +1,8 @@
 """One write that a caller asks the writer thread for, and the waiting for its outcome.
 
 Rules that must stay true:
-- a request is either begun by the writer or withdrawn by its caller, never both: whoever takes `_claim` first;
+- a request is either begun by the writer or withdrawn by its caller, never both: `_taken` says, in one atomic
+  step, who was first;
 - a caller that is interrupted leaves nothing half done: its request is withdrawn, or its outcome awaited;
 - nothing here blocks when the garbage collector calls back in the middle of it.
 """
@@ -47,26 +48,24 @@ class Request(Generic[T]):
         self._timeout = timeout
         self._deadline = clock.monotonic() + timeout
         self._failures = failures
-        self._claim = threading.Lock()
-        self._is_begun = False
+        self._taken: dict[str, str] = {}
         self._is_finished = False
         self._finished = threading.Lock()
         self._finished.acquire()
 
     def begin(self) -> bool:
-        """Take the request up; False when it was withdrawn. Only the writer calls this."""
-        self._is_begun = self._is_begun or self._claim.acquire(blocking=False)
-        return self._is_begun
+        """Take the request up; False when it was withdrawn. Only the writer calls this, more than once if need be."""
+        return self._taken.setdefault("by", "writer") == "writer"
 
     def withdraw(self) -> bool:
         """Take the request back; False when the writer has begun it."""
-        return self._claim.acquire(blocking=False)
+        return self._taken.setdefault("by", "caller") == "caller"
 
     def is_wanted(self) -> bool:
         """Whether it is still worth waiting for a lock on behalf of this request."""
         if self._failures is not None:
             return clock.monotonic() < self._deadline
-        return self._is_begun or not self._claim.locked()
+        return self._taken.get("by") != "caller"
 
     def finish(self) -> None:
         """Hand the outcome to whoever waits for it; only the first call counts."""
@@ -83,16 +82,10 @@ class Request(Generic[T]):
         Raises:
             StorageBusy: it had not begun in time and was withdrawn.
         """
-        try:
-            in_time = self._finished.acquire(timeout=min(self._timeout, threading.TIMEOUT_MAX))
-            is_withdrawn = not in_time and self.withdraw()
-            if not in_time and not is_withdrawn:
-                self._finished.acquire()
-        except BaseException:
-            # An interrupt. A second one, while the outcome is awaited, goes through at once.
-            if not self.withdraw() and not self._is_finished:
-                self._finished.acquire()
-            raise
+        in_time = self._finished.acquire(timeout=min(self._timeout, threading.TIMEOUT_MAX))
+        is_withdrawn = not in_time and self.withdraw()
+        if not in_time and not is_withdrawn:
+            self._finished.acquire()
         if is_withdrawn:
             raise StorageBusy(where=where, seconds=self._timeout)
         if self.error is not None:
@@ -101,3 +94,11 @@ class Request(Generic[T]):
             finally:
                 del self  # the traceback would keep the request, and the request the traceback
         return self.value  # type: ignore[return-value]
+
+    def settle(self) -> None:
+        """After an interrupt, wherever it hit: withdraw the request, or wait until its outcome is certain.
+
+        A second interrupt goes through at once.
+        """
+        if not self.withdraw() and not self._is_finished:
+            self._finished.acquire()

@@ -231,7 +231,7 @@ class SQLiteMemory:
         return translated(error, self.where, committing=committing)
 
 
-FAILURES = (sqlite3.Error, OSError, OverflowError, UnicodeEncodeError)
+FAILURES = (sqlite3.Error, OSError, OverflowError, UnicodeError)
 """The kinds of errors that `translated` knows."""
 
 
@@ -261,6 +261,8 @@ def translated(error: BaseException, where: str, *, committing: bool = False) ->
     """
     if isinstance(error, OverflowError | UnicodeEncodeError):
         return InvalidInput("A number beyond 64 bits, or text with lone surrogates, is in a record to be stored.")
+    if isinstance(error, UnicodeDecodeError):  # SQLite names something of a damaged schema in its message
+        return CorruptData(where=where, what="the structure of the database file")
     if isinstance(error, OSError):
         return _from_system(error, where)
     if isinstance(error, sqlite3.Error):
