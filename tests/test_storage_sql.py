@@ -112,14 +112,14 @@ def test_any_identifier_is_a_table_name(name: str) -> None:
 
 def test_only_known_statements_are_run_and_no_value_becomes_part_of_one(storage: SqlWorkflowStorage) -> None:
     engine = engine_of(storage)
-    assert engine._connection is not None
+    assert engine._writer.connection is not None
     seen: list[str] = []
-    engine._connection.set_trace_callback(seen.append)
+    engine._writer.connection.set_trace_callback(seen.append)
     hostile = "'; DROP TABLE workflow_sessions_session; --"
     Writer(storage, hostile, hostile).commit({hostile: hostile}, snapshot=True, run=make_run(hostile, hostile))
     storage.rename_session(hostile, hostile, hostile + "2")
     storage.delete_session(hostile, hostile + "2")
-    engine._connection.set_trace_callback(None)
+    engine._writer.connection.set_trace_callback(None)
     # SQLite shows bound values as quoted literals, in which a quote is doubled.
     assert all("DROP" not in statement.replace("''; DROP", "") for statement in seen)
     assert storage.check() == ()
@@ -150,7 +150,7 @@ def test_writes_that_wait_together_become_one_transaction_and_one_failure_harms_
     storage: SqlWorkflowStorage, file: Path
 ) -> None:
     engine = engine_of(storage)
-    assert engine._connection is not None
+    assert engine._writer.connection is not None
     begun: list[str] = []
     conflicts: list[errors.HoldfastError] = []
     writers = [Writer(storage, "", f"s{number}") for number in range(9)]
@@ -164,9 +164,9 @@ def test_writes_that_wait_together_become_one_transaction_and_one_failure_harms_
 
     works: list[Callable[[], object]] = [conflict]
     works += [lambda writer=writer: writer.commit({"a": 1}) for writer in writers[1:]]  # type: ignore[misc]
-    engine._connection.set_trace_callback(begun.append)
+    engine._writer.connection.set_trace_callback(begun.append)
     run_while_the_gate_is_held(engine, file, works)
-    engine._connection.set_trace_callback(None)
+    engine._writer.connection.set_trace_callback(None)
     assert begun.count("BEGIN IMMEDIATE") == 1
     assert begun.count("COMMIT") == 1
     assert len(conflicts) == 1
@@ -422,7 +422,7 @@ def test_without_a_thread_the_caller_writes_itself(
         holder = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with engine._writing:
+            with engine._writer.lock:
                 holder[0].set()
                 holder[1].wait()
 
@@ -498,7 +498,7 @@ def test_an_unknown_outcome_of_a_commit_is_reported_and_the_same_commit_may_be_r
     writer = Writer(storage)
     writer.commit({"a": 1})
     engine = engine_of(storage)
-    assert engine._connection is not None
+    assert engine._writer.connection is not None
 
     class Failing:
         """The connection of a disk that fails once while a commit is being flushed."""
@@ -520,7 +520,7 @@ def test_an_unknown_outcome_of_a_commit_is_reported_and_the_same_commit_may_be_r
                 raise error
             return done
 
-    engine._connection = Failing(engine._connection)  # type: ignore[assignment]
+    engine._writer.connection = Failing(engine._writer.connection)  # type: ignore[assignment]
     commit = writer.prepared({"a": 2})
     with pytest.raises(errors.OutcomeUnknown):
         storage.commit(commit)

@@ -16,9 +16,9 @@ import sqlite3
 import threading
 from collections.abc import Callable
 
-from holdfast.storage import engine as engine_module
 from holdfast.storage.engine import Engine
 from holdfast.storage.sqlite import keep_for_ever
+from holdfast.storage.writer import busy_threads
 
 _FORK_PATIENCE = 5.0
 """Seconds that a fork waits for writes and reads to finish."""
@@ -72,7 +72,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603  (the inherited lock may have waiting threads that do not exist here)
-    engine_module.forget_writers()
+    busy_threads.clear()
     inherited: list[sqlite3.Connection] = []
     for engine in _engines.values():
         inherited += engine.forked(was_suspended=engine in _suspended)

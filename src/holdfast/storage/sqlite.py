@@ -33,8 +33,8 @@ from holdfast.storage import schema
 from holdfast.storage.gate import Gate
 
 _PAGE_SIZE = 1024
-"""Bytes. A commit writes every page that it touches, so that small pages make small commits cheap; see
-docs/decisions for the measurement."""
+"""Bytes. A commit writes every page that it touches: one of a 2 kB patch and a run wrote 35 kB with pages of 4,096
+bytes, 19 kB with 2,048 and 13 kB with 1,024, while reading and writing 10 MB took the same time with each."""
 
 _LOG_SIZE = 4 * 2**20
 """Bytes of write-ahead log after which it is copied into the database."""
@@ -68,12 +68,16 @@ class SQLiteFile:
         Raises:
             StorageBusy: it was not to be had in time.
         """
-        if not self.gate.acquire(timeout):
-            raise StorageBusy(where=self.where, seconds=timeout)
         try:
+            if not self.gate.acquire(timeout):
+                raise StorageBusy(where=self.where, seconds=timeout)
             yield
         finally:
             self.gate.release()
+
+    def let_go(self) -> None:
+        """Let go of the gate, whether it is held or not."""
+        self.gate.release()
 
     def open(self) -> sqlite3.Connection:
         """Open the connection that writes; make the file when there is none.
@@ -202,6 +206,9 @@ class SQLiteMemory:
     def held(self, _timeout: float | None = None, /) -> Iterator[None]:
         """Nobody else can reach it."""
         yield
+
+    def let_go(self) -> None:
+        """Nothing is held."""
 
     def open(self) -> sqlite3.Connection:
         """Make the database."""

@@ -64,7 +64,20 @@ def _advance(db: Statements, commit: Commit, patch: bytes, keep: KeepHistory) ->
     run_id = commit.run.run_id if commit.run else ""
     change = Change(commit.base + 1, commit.commit_id, run_id, now, patch)
     db.change("insert_patch", **rows.change_row(head.info, change))
-    head = replace(head, info=replace(head.info, version=change.version, updated_at=now))
+    info = head.info
+    head = rows.Head(
+        SessionInfo(  # spelled out, for `replace` would take as long as the SQL
+            info.owner,
+            info.session_id,
+            info.incarnation,
+            change.version,
+            info.snapshot_version,
+            info.workflow,
+            info.created_at,
+            now,
+        ),
+        head.forgotten,
+    )
     if commit.snapshot is not None:
         head = _store_snapshot(db, head, commit.snapshot)
         _thin(db, head)
