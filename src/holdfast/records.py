@@ -168,6 +168,9 @@ class Commit:
     patch: bytes | None
     snapshot: Snapshot | None = None
     run: Run | None = None
+    """The record of a run to be written with the change."""
+    run_id: str = ""
+    """Of the run that made the change, empty outside of runs; its record need not be written with every change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,7 @@ class Writer:
             patch=json.dumps(operations).encode(),
             snapshot=self._snapshot(state) if snapshot else None,
             run=run,
+            run_id=run.run_id if run else "",
         )
 
     def commit(self, state: State, *, snapshot: bool = False, run: Run | None = None) -> int:

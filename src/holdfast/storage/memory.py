@@ -166,7 +166,7 @@ class MemoryStorage:
                 SessionInfo(commit.owner, commit.session_id, commit.incarnation, 0, 0, commit.workflow, now, now)
             )
         version = commit.base + 1
-        run_id = commit.run.run_id if commit.run else ""
+        run_id = commit.run_id
         session.changes[version] = Change(version, commit.commit_id, run_id, now, patch)
         session.info = replace(session.info, version=version, updated_at=now)
         if commit.snapshot is not None:
@@ -305,7 +305,7 @@ def _applied_version(commit: Commit, session: _Session | None) -> int | None:
         session_id=commit.session_id,
         base=commit.base,
         current=session.info.version,
-        run_id=commit.run.run_id if commit.run else "",
+        run_id=commit.run_id,
     )
 
 

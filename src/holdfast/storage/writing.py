@@ -61,7 +61,7 @@ def _advance(db: Statements, commit: Commit, patch: bytes, keep: KeepHistory) ->
         )
     elif head.info.incarnation != commit.incarnation or head.info.version != commit.base:
         return _applied_version(db, commit, head.info)
-    run_id = commit.run.run_id if commit.run else ""
+    run_id = commit.run_id
     change = Change(commit.base + 1, commit.commit_id, run_id, now, patch)
     db.change("insert_patch", **rows.change_row(head.info, change))
     info = head.info
@@ -98,7 +98,7 @@ def _applied_version(db: Statements, commit: Commit, info: SessionInfo) -> int:
         session_id=commit.session_id,
         base=commit.base,
         current=info.version,
-        run_id=commit.run.run_id if commit.run else "",
+        run_id=commit.run_id,
     )
 
 
