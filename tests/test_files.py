@@ -259,6 +259,40 @@ print(rebuilt(storage.load("", "other")), rebuilt(storage.load("", "new")))
         assert storage.check() == ()
 
 
+@not_on_windows
+def test_a_folder_that_was_removed_is_noticed_and_not_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with opened(folder / "a.db") as storage:
+        writer = Writer(storage)
+        writer.commit({"a": 1})
+        shutil.rmtree(folder)
+        for call in (lambda: writer.commit({"a": 2}), lambda: storage.load("", "s")):
+            with pytest.raises(DatabaseReplaced, match="removed"):
+                call()
+    assert not folder.exists()
+
+
+@not_on_windows
+def test_closing_does_not_touch_the_log_of_a_replacement(stored: Path) -> None:
+    storage = SqlWorkflowStorage(db_file=stored)
+    Writer(storage, "", "t").commit({"a": 1})
+    for end in ("", "-wal", "-shm"):
+        stored.with_name(f"sessions.db{end}").unlink()
+    code = """
+import os, sys
+from holdfast.storage.sql import SqlWorkflowStorage
+from holdfast.testing import Writer
+Writer(SqlWorkflowStorage(db_file=sys.argv[1]), "", "new").commit({"a": "only in the log"})
+os._exit(0)
+"""
+    run_python(code, stored)
+    log = stored.with_name("sessions.db-wal").read_bytes()
+    storage.close()
+    assert stored.with_name("sessions.db-wal").read_bytes() == log
+    with opened(stored) as storage:
+        assert rebuilt(storage.load("", "new")) == {"a": "only in the log"}
+
+
 # Foreign tables and newer schemas
 
 

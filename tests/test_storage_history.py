@@ -94,6 +94,10 @@ def test_thinning_keeps_few_snapshots_near_every_version(story: list[bool], firs
             assert place - start <= version - place, "a rebuild replays more than lies ahead of it"
 
 
+def test_without_snapshots_nothing_is_superfluous() -> None:
+    assert superfluous([], 0) == []
+
+
 def test_the_oldest_wanted_version() -> None:
     with adjustable_clock() as hands:
         made = {1: hands.time - 100, 2: hands.time - 50, 3: hands.time}

@@ -14,7 +14,9 @@ import pytest
 
 from holdfast.errors import CorruptData, HoldfastError
 from holdfast.records import RunStatus
+from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
+from holdfast.storage.sqlite import translated
 from holdfast.testing import Writer, adjustable_clock, make_run, rebuilt
 
 FLIPS = 250
@@ -188,3 +190,23 @@ def test_damage_to_the_structure_of_the_file_is_listed(copy: Path) -> None:
         connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'started_at)', 'run_id)') WHERE type = 'index'")
         connection.commit()
     assert any("t_run_started" in finding for finding in findings(copy))
+
+
+def test_a_value_that_is_listed_but_cannot_be_looked_up_is_an_error(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a flipped bit misleads the search in an index, but not a walk along it."""
+    with closing(SqlWorkflowStorage(db_file=copy, table_name="t")) as storage:
+        stored = storage.load("", "s")
+        assert stored is not None
+        info = stored.info
+        one = Statements.one
+        monkeypatch.setattr(
+            Statements, "one", lambda db, query, **v: None if query == "newest_value" else one(db, query, **v)
+        )
+        with pytest.raises(CorruptData):
+            storage.read_values("", "s", ["big"], incarnation=info.incarnation, at=info.snapshot_version)
+
+
+def test_an_undecodable_name_in_the_schema_is_damage() -> None:
+    assert type(translated(UnicodeDecodeError("utf-8", b"x", 0, 1, ""), "a.db")) is CorruptData

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
@@ -419,20 +420,8 @@ def test_without_a_thread_the_caller_writes_itself(
         patch.setattr(engine_module.sys, "is_finalizing", lambda: True)
         Writer(storage, "", "t").commit({"a": 2})
         engine = engine_of(storage)
-        holder = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            with engine._writer.lock:
-                holder[0].set()
-                holder[1].wait()
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        holder[0].wait()
-        with pytest.raises(errors.StorageBusy):
+        with held_by_another_thread(engine._writer.lock), pytest.raises(errors.StorageBusy):
             Writer(storage, "", "u").commit({"a": 3})
-        holder[1].set()
-        thread.join()
     assert rebuilt(storage.load("", "t")) == {"a": 2}
     assert storage.load("", "u") is None
 
@@ -446,6 +435,119 @@ def test_many_readers_do_not_keep_as_many_connections(storage: SqlWorkflowStorag
     assert readers._active == set()
 
 
+def test_a_write_that_has_begun_is_waited_for_however_long_it_takes(file: Path) -> None:
+    with closing(SqlWorkflowStorage(db_file=file, lock_timeout=1.0)) as storage:
+        begun, go_on = threading.Event(), threading.Event()
+        answers: list[object] = []
+
+        def work(_: Statements) -> str:
+            begun.set()
+            go_on.wait()
+            return "done"
+
+        thread = threading.Thread(target=lambda: answers.append(storage._write(work)))
+        thread.start()
+        assert begun.wait(30)
+        thread.join(1.2)
+        assert thread.is_alive()
+        go_on.set()
+        thread.join()
+        assert answers == ["done"]
+
+
+@contextmanager
+def held_by_another_thread(lock: Any) -> Iterator[None]:
+    has_it, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            has_it.set()
+            let_go.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    has_it.wait()
+    yield
+    let_go.set()
+    thread.join()
+
+
+def test_a_database_in_memory_is_busy_while_it_is_written(file: Path) -> None:
+    with closing(SqlWorkflowStorage(db_url="sqlite://", lock_timeout=0.1)) as storage:
+        engine = engine_of(storage)
+        with held_by_another_thread(engine._writer.lock), pytest.raises(errors.StorageBusy):
+            storage.load("", "s")
+        with pytest.raises(errors.StorageError):
+            storage._read(lambda db: db._connection.execute("nonsense"))
+        assert storage.load("", "s") is None
+
+
+def test_an_engine_that_is_in_use_cannot_be_suspended_and_goes_on(storage: SqlWorkflowStorage, file: Path) -> None:
+    engine = engine_of(storage)
+    with held_by_another_thread(engine._writer.lock):
+        assert not engine.suspend(0.05)
+    gate = Gate(str(file))
+    assert gate.acquire()
+    assert not engine.suspend(0.05)
+    gate.close()
+    Writer(storage).commit({"a": 1})
+    assert engine.suspend(5)
+    assert not file.with_name("sessions.db-wal").exists()
+    engine.resume()
+    assert rebuilt(storage.load("", "s")) == {"a": 1}
+
+
+@pytest.mark.parametrize("moment", ["before the transaction", "after the commit"])
+def test_an_interrupt_between_two_steps_leaves_nothing_held(
+    storage: SqlWorkflowStorage, file: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(storage)
+    writer = Writer(storage)
+    writer.commit({"a": 1})
+    gate = engine._database.gate  # type: ignore[attr-defined]
+
+    @contextmanager
+    def interrupted(timeout: float | None = None) -> Iterator[None]:
+        assert gate.acquire(timeout)
+        if moment == "before the transaction":
+            raise KeyboardInterrupt
+        yield
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._database, "held", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            storage.commit(writer.prepared({"a": 2}))
+    assert engine._writer.connection is not None
+    assert not engine._writer.connection.in_transaction
+    other = Gate(str(file))
+    assert other.acquire(0)
+    other.close()
+    run_in_threads(lambda: storage.beat("another thread can write"), 1)
+    expected = {"a": 1} if moment == "before the transaction" else {"a": 2}
+    assert [json.loads(c.patch)[0]["value"] for c in storage.changes("", "s")][-1] == expected["a"]
+
+
+def test_a_request_is_answered_once_and_settled_when_it_was(storage: SqlWorkflowStorage) -> None:
+    request = Request(lambda _: None, None, 1.0, is_durable=True)
+    assert request.begin()
+    assert not request.withdraw()
+    threading.Timer(0.05, request.finish).start()
+    request.settle()
+    assert request.is_finished
+    request.finish()
+    request.settle()
+    withdrawn = Request(lambda _: None, None, 1.0, is_durable=True)
+    withdrawn.settle()
+    assert not withdrawn.begin()
+
+
+def test_a_file_system_without_shared_memory_is_an_error() -> None:
+    in_memory = sqlite3.connect(":memory:")  # which has no write-ahead mode either
+    with closing(in_memory), pytest.raises(errors.StorageError, match="local disk"):
+        SQLiteFile("/a.db").adopt(in_memory, {"t"})
+
+
 # Errors
 
 
@@ -456,6 +558,7 @@ def test_many_readers_do_not_keep_as_many_connections(storage: SqlWorkflowStorag
         (27, errors.StorageFull),
         (13, errors.StorageReadOnly),
         (30, errors.StorageReadOnly),
+        (2, errors.DatabaseReplaced),
         (5, errors.StorageError),
     ],
 )

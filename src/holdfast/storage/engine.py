@@ -140,10 +140,9 @@ class Engine:
         is_quiet = self._readers.pause(deadline - time.monotonic())
         is_quiet = is_quiet and not (connection and connection.in_transaction)
         try:
-            if is_quiet and connection is not None and not self._database.one_connection:
-                with self._database.held(max(deadline - time.monotonic(), 0)):
-                    self._close_connections()
-        except (StorageBusy, OSError):
+            if is_quiet and not self._database.one_connection:
+                self._close_connections(max(deadline - time.monotonic(), 0))
+        except (StorageBusy, *FAILURES):
             is_quiet = False
         if not is_quiet:
             self.resume()
@@ -211,8 +210,8 @@ class Engine:
             if request is not None:
                 self._perform([request, *self._queued()])
         self._perform(self._queued())
-        with self._writer.lock, contextlib.suppress(OSError), self._database.held():
-            self._close_connections()
+        with self._writer.lock, contextlib.suppress(*FAILURES):
+            self._close_connections(None)
             self._database.closed()
 
     def _queued(self) -> Requests:
@@ -252,10 +251,17 @@ class Engine:
             translated = StorageBusy(where=self.where, seconds=timeout)
         raise translated from error
 
-    def _close_connections(self) -> None:
+    def _close_connections(self, timeout: float | None) -> None:
         """Close all that are not in use, the writing one last: it copies the log into the database."""
-        self._readers.close()
-        self._writer.close()
+        if self._writer.connection is None:
+            return
+        try:
+            self._database.check_unmoved()
+            with self._database.held(timeout):
+                self._readers.close()
+                self._writer.close()
+        except DatabaseReplaced:
+            self._abandon_connections()
 
     def _abandon_connections(self) -> None:
         """Forget the connections to a file that is not at its path any more, without closing them."""

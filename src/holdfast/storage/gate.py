@@ -31,6 +31,7 @@ class Gate:
     def __init__(self, database: str) -> None:
         self.path = f"{database}-gate"
         self._descriptor: int | None = None
+        self._was_opened = False
 
     def acquire(self, timeout: float | None = None) -> bool:
         """Wait for the gate, at most `timeout` seconds; False when it was not to be had.
@@ -74,8 +75,10 @@ class Gate:
 
     def _opened(self) -> int:
         if self._descriptor is None:
-            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            if not self._was_opened:  # a folder that was removed later is not made again
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+            self._was_opened = True
         return self._descriptor
 
     def _is_in_place(self, descriptor: int) -> bool:

@@ -2,7 +2,7 @@
 
 Rules that must stay true:
 - a connection is used by one thread at a time and goes back only with no transaction open on it;
-- after any error it is closed, unless the file was replaced: then the engine abandons all connections;
+- after any error it is closed; when the file was replaced, nothing is read and the engine abandons all;
 - taking and giving back tolerate a finalizer that the garbage collector runs in the middle, on the same thread.
 """
 
@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from holdfast.errors import DatabaseReplaced
 from holdfast.storage.sqlite import is_busy
 
 T = TypeVar("T")
@@ -79,15 +78,13 @@ class Readers:
         return connections
 
     def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._source.check_unmoved()
         connection = None
         try:
             with self._taking:
                 connection = self._idle.pop() if self._idle else self._source.open_reader()
                 self._active.add(connection)
-            self._source.check_unmoved()
             result = work(connection)
-        except DatabaseReplaced:
-            raise
         except BaseException:
             if connection is not None:
                 self._active.discard(connection)

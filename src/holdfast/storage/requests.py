@@ -49,7 +49,8 @@ class Request(Generic[T]):
         self._deadline = clock.monotonic() + timeout
         self._failures = failures
         self._taken: dict[str, str] = {}
-        self._is_finished = False
+        self.is_finished = False
+        """Whether there is an outcome."""
         self._finished = threading.Lock()
         self._finished.acquire()
 
@@ -69,11 +70,11 @@ class Request(Generic[T]):
 
     def finish(self) -> None:
         """Hand the outcome to whoever waits for it; only the first call counts."""
-        if self._is_finished:
+        if self.is_finished:
             return
         if self.error is not None and self._failures is not None:
             self._failures.append(self.error)
-        self._is_finished = True
+        self.is_finished = True
         self._finished.release()
 
     def outcome(self, where: str) -> T:
@@ -100,5 +101,5 @@ class Request(Generic[T]):
 
         A second interrupt goes through at once.
         """
-        if not self.withdraw() and not self._is_finished:
+        if not self.withdraw() and not self.is_finished:
             self._finished.acquire()

@@ -281,6 +281,9 @@ def _from_system(error: OSError, where: str) -> StorageError:
     name = errno.errorcode.get(error.errno or 0, type(error).__name__)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageFull(where=where, reason=name)
+    if error.errno == errno.ENOENT:  # folders are made when a database is opened
+        folder = os.path.dirname(where)
+        return DatabaseReplaced(where=where, reason="was removed together with its folder", leftover=folder)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageReadOnly(where=where, reason=name)
     return StorageError(f"{where} cannot be used: the operating system said {name}.")

@@ -107,7 +107,7 @@ class Writer:
                 self._begin(connection, [request])
                 self._transact(connection, [request])
         except (StorageBusy, *FAILURES):
-            return False
+            return request.is_finished
         return True
 
     def _leave(self, thread: int) -> None:
