@@ -1,16 +1,18 @@
-"""What many tests share: a storage of each kind, and a clock that tests own."""
+"""What many tests share: storages, a clock that tests own, and a folder for the command."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from holdfast.storage.memory import MemoryStorage
-from holdfast.storage.sql import SqlWorkflowStorage
 
 from holdfast import clock
 from holdfast.storage.base import Storage
+from holdfast.storage.memory import MemoryStorage
+from holdfast.storage.sql import SqlWorkflowStorage
 
 BACKENDS = ["memory", "sqlite"]
 
@@ -48,7 +50,6 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 def run_python(tmp_path: Path) -> Callable[[str], str]:
     """Runs a program in a new process, in the test's folder, and returns what it printed."""
     import subprocess
-    import sys
 
     def run(source: str) -> str:
         done = subprocess.run(
@@ -58,3 +59,25 @@ def run_python(tmp_path: Path) -> Callable[[str], str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with workflows for the command, and no settings of whoever runs the tests."""
+    from cli import WORKFLOWS
+
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith(("HOLDFAST_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_", "OLLAMA_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "work.py").write_text(WORKFLOWS, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def default_storage(here: Path) -> Iterator[SqlWorkflowStorage]:
+    """The storage that the commands find without options."""
+    kept = SqlWorkflowStorage(db_file="holdfast.db")
+    yield kept
+    kept.close()

@@ -1,0 +1,192 @@
+"""What the tests of the command share: workflows to run, the command in this process or as a real one, and sessions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from holdfast import Workflow
+from holdfast.cli import command
+from holdfast.storage.sql import SqlWorkflowStorage
+
+WORKFLOWS = '''
+import asyncio, datetime, enum
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from holdfast import Agent, RunResponse, Workflow
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Place(BaseModel):
+    name: str
+    height: float = 0.0
+
+
+class Notes(Workflow):
+    """Keeps notes."""
+
+    def run(self, note: str, times: int = 1, loud: bool = False) -> Iterator[str]:
+        """Keep a note.
+
+        Args:
+            note: what to remember.
+            times: how often,
+                at least once.
+        """
+        for _ in range(times):
+            self.session_state.setdefault("notes", []).append(note)
+        yield note.upper() if loud else note
+        yield f"{len(self.session_state['notes'])} notes"
+
+
+class Everything(Workflow):
+    def run(
+        self,
+        ratio: float,
+        on: bool,
+        colour: Colour,
+        size: Literal["s", "m"],
+        day: datetime.date,
+        file: Path,
+        tags: list[str],
+        numbers: set[int],
+        place: Place | None = None,
+        sizes: dict[str, int] | None = None,
+        default: Colour = Colour.BLUE,
+        untyped=3,
+    ) -> dict:
+        return {name: repr(value) for name, value in locals().items() if name not in ("self", "__class__")}
+
+
+class Shadow(Workflow):
+    def run(self, db: str, json: int = 0) -> str:
+        return f"db is {db} and json is {json}"
+
+
+class Slow(Workflow):
+    async def run(self) -> str:
+        await asyncio.sleep(0)
+        self.session_state["slow"] = True
+        return "awaited"
+
+
+class Ticks(Workflow):
+    async def run(self, n: int = 2) -> AsyncIterator[str]:
+        for i in range(n):
+            yield f"tick {i}"
+
+
+class Streams(Workflow):
+    echo = Agent(lambda message: iter(message.split("|")))
+
+    def run(self) -> Iterator[RunResponse]:
+        yield from self.echo.run("one |two |three", stream=True)
+        yield RunResponse(content={"then": ["a", "dict"]})
+        yield RunResponse()
+        yield from self.echo.run("four", stream=True)
+
+
+class Fails(Workflow):
+    def run(self) -> None:
+        self.session_state["before"] = 1
+        raise ValueError("the oven is cold")
+
+
+class Unstorable(Workflow):
+    def run(self) -> None:
+        self.session_state["lock"] = object()
+
+
+class Conflicted(Workflow):
+    def run(self) -> None:
+        self.session_state["n"] = 1
+        other = Conflicted(session_id=self.session_id, storage=self.storage)
+        other.session_state["n"] = 2
+        other.write_to_storage()
+
+
+class Waits(Workflow):
+    def run(self) -> Iterator[str]:
+        self.session_state["begun"] = True
+        yield "waiting"
+        import time
+        time.sleep(60)
+'''
+
+
+def holdfast(*words: str, given: str | bytes | None = None) -> Result:
+    result = CliRunner().invoke(command, list(words), input=given, prog_name="holdfast")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def ok(*words: str, given: str | bytes | None = None) -> str:
+    result = holdfast(*words, given=given)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def as_json(*words: str) -> Any:
+    return json.loads(ok(*words, "--json"))
+
+
+def process(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    script = Path(sys.executable).parent / "holdfast"
+    return subprocess.run(
+        [str(script), *words], capture_output=True, text=True, timeout=120, check=False, encoding="utf-8", **options
+    )
+
+
+class Plain(Workflow):
+    """Lets a test put anything into a session."""
+
+    def run(self, change: Callable[[dict[Any, Any]], None]) -> None:
+        change(self.session_state)
+
+
+def keep(storage: SqlWorkflowStorage, session_id: str, *states: dict[Any, Any], user_id: str | None = None) -> str:
+    """Make one version for each state; returns the id of the last run."""
+    workflow = Plain(session_id=session_id, user_id=user_id, storage=storage)
+    for state in states:
+        workflow.run(lambda live, state=state: (live.clear(), live.update(state)))
+    assert workflow.run_id is not None
+    return workflow.run_id
+
+
+def damage(old: bytes, new: bytes) -> None:
+    """Change stored bytes behind SQLite's back."""
+    changed = 0
+    for path in (Path("holdfast.db"), Path("holdfast.db-wal")):
+        if path.exists():
+            data = path.read_bytes()
+            changed += data.count(old)
+            path.write_bytes(data.replace(old, new))
+    assert changed
+
+
+def packaged(**fields: Any) -> dict[str, Any]:
+    """An export made by hand, with a right checksum."""
+    import msgspec
+
+    from holdfast.cli.transfer import Package, checksum
+
+    head = {"holdfast_session": 1, "session_id": "s", "user_id": "", "workflow": "W", "version": 1}
+    package = msgspec.convert(head | {"created_at": 0.0, "exported_at": 0.0} | fields, Package)
+    package.sha256 = checksum(package)
+    made: dict[str, Any] = msgspec.to_builtins(package)
+    return made

@@ -1,0 +1,92 @@
+"""`holdfast quickstart`, and the example that it shows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import as_json, holdfast, ok, process
+from holdfast.errors import StateConflict
+from holdfast.storage.sql import SqlWorkflowStorage
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("here")
+
+
+class TestQuickstart:
+    def test_the_second_call_in_another_process_finds_the_post_in_the_session(self) -> None:
+        first = process("quickstart", "--db", "q.db")
+        assert first.returncode == 0, first.stderr
+        assert first.stdout.startswith("# ")
+        assert "searching ..." in first.stderr
+        assert re.search(r"[1-5] sources; writing", first.stderr)
+        assert "saved as version 1 of session 'quickstart'" in first.stderr
+        second = process("quickstart", "--db", "q.db")
+        assert second.returncode == 0, second.stderr
+        assert second.stdout == first.stdout
+        assert "searching" not in second.stderr
+        assert "from the session 'quickstart', version 1" in second.stderr
+        assert re.search(r"saved .* s, \d+ model requests, [\d,]+ tokens and \$0", second.stderr)
+
+    def test_json_tells_the_same(self) -> None:
+        first = as_json("quickstart", "Exceptions")
+        assert (first["from_session"], first["saved"], first["version"]) == (False, None, 1)
+        second = as_json("quickstart", "Exceptions")
+        assert second["from_session"]
+        assert second["blog_post"] == first["blog_post"]
+        assert second["saved"]["requests"] >= 2
+        assert second["saved"]["cost"] == 0
+        assert as_json("quickstart", "Generators")["version"] == 2
+
+    def test_a_folder_of_ones_own_is_the_material(self, here: Path) -> None:
+        (here / "texts").mkdir()
+        (here / "texts" / "tides.md").write_text("# Tides\n\nThe moon pulls the sea. The water rises twice a day.\n")
+        made = as_json("quickstart", "Tides", "--docs", "texts")
+        assert made["session_id"] == "quickstart-texts"
+        assert made["sources"] == 1
+        assert "The moon pulls the sea." in made["blog_post"]
+        assert "tides.md" in made["blog_post"]
+
+    def test_a_topic_without_sources_still_makes_an_honest_post(self) -> None:
+        made = as_json("quickstart", "zzzqqqxxx")
+        assert made["sources"] == 0
+        assert made["blog_post"]
+
+    def test_another_model_may_be_named(self) -> None:
+        result = holdfast("quickstart", "--model", "no-such-provider:model")
+        assert result.exit_code == 1
+        assert "no-such-provider" in result.stderr
+
+    def test_another_run_of_the_session_does_not_count_as_the_one_that_wrote_the_post(self) -> None:
+        ok("quickstart", "Exceptions")
+        found = [as_json("quickstart", topic) for topic in ("Generators", "Exceptions", "Exceptions")]
+        assert found[1]["saved"]["tokens"] == found[2]["saved"]["tokens"] > 0
+
+    def test_an_error_of_ours_ends_with_its_own_status(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def conflict(*_: object) -> int:
+            raise StateConflict(session_id="quickstart", base=0, current=1, run_id="r")
+
+        monkeypatch.setattr(SqlWorkflowStorage, "commit", conflict)
+        assert holdfast("quickstart").exit_code == 5
+
+    def test_a_post_whose_run_is_gone_is_still_found(self, default_storage: SqlWorkflowStorage) -> None:
+        ok("quickstart", "--session-id", "s")
+        text = ok("sessions", "export", "s")
+        ok("sessions", "import", "-", "--session-id", "copy", "--table", "generate_blog_post_workflows", given=text)
+        found = as_json("quickstart", "--session-id", "copy")
+        assert found["from_session"]
+        assert found["saved"] is None
+        assert "from the session 'copy'" in holdfast("quickstart", "--session-id", "copy").stderr
+
+    def test_the_example_runs_as_a_script(self, here: Path) -> None:
+        script = ROOT / "examples" / "blog_post_generator.py"
+        for _ in range(2):
+            done = subprocess.run(
+                [sys.executable, str(script), "Exceptions"], capture_output=True, text=True, check=True, cwd=here
+            )
+            assert "xception" in done.stdout
+        assert (here / "tmp" / "workflows.db").exists()
