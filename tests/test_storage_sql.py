@@ -23,6 +23,7 @@ from holdfast.storage.queries import Statements
 from holdfast.storage.requests import Request
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.storage.sqlite import SQLiteFile, translated
+from holdfast.storage.writer import busy_threads
 from holdfast.testing import Writer, make_run, raises, rebuilt, run_in_threads
 
 
@@ -359,12 +360,21 @@ def busy_error() -> sqlite3.OperationalError:
     raise AssertionError
 
 
-def test_a_request_whose_outcome_nobody_waits_for_gives_up_in_the_end(storage: SqlWorkflowStorage) -> None:
-    failures: list[BaseException] = []
-    request = Request(lambda _: None, None, 0.0, is_durable=True, failures=failures)
-    assert not request.is_wanted()
-    request = Request(lambda _: None, None, 60.0, is_durable=True, failures=failures)
-    assert request.is_wanted()
+def test_a_commit_that_nobody_waits_for_is_not_dropped_in_silence(file: Path) -> None:
+    with closing(SqlWorkflowStorage(db_file=file, lock_timeout=0.3)) as storage:
+        writer = Writer(storage)
+        writer.commit({"a": 1})
+        with foreign_lock(file):
+            busy_threads.add(threading.get_ident())  # as in the middle of another write of this thread
+            try:
+                storage.commit(writer.prepared({"a": 2}))
+            finally:
+                busy_threads.discard(threading.get_ident())
+            while not storage._failures:
+                time.sleep(0.01)
+        with pytest.raises(errors.StorageBusy):
+            storage.load("", "s")
+        assert rebuilt(storage.load("", "s")) == {"a": 1}
 
 
 def test_closing_while_another_process_holds_the_gate_says_so_and_happens_later(file: Path) -> None:
@@ -534,7 +544,6 @@ def test_a_request_is_answered_once_and_settled_when_it_was(storage: SqlWorkflow
     assert not request.withdraw()
     threading.Timer(0.05, request.finish).start()
     request.settle()
-    assert request.is_finished
     request.finish()
     request.settle()
     withdrawn = Request(lambda _: None, None, 1.0, is_durable=True)

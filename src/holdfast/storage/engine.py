@@ -222,16 +222,23 @@ class Engine:
         return [request for request in requests if request is not None]
 
     def _refuse_queued(self) -> None:
-        self._writer.fail(self._queued(), StorageClosed(where=self.where))
+        self._refuse(self._queued(), StorageClosed(where=self.where))
+
+    def _refuse(self, requests: Requests, error: StorageError) -> None:
+        self._writer.fail(requests, error)
+        for request in requests:
+            request.finish()
 
     def _perform(self, batch: Requests, *, patience: float = -1) -> None:
         if not self._writer.lock.acquire(timeout=patience):
-            self._writer.fail(batch, StorageBusy(where=self.where, seconds=patience))
+            self._refuse(batch, StorageBusy(where=self.where, seconds=patience))
             return
         try:
-            self._writer.perform(batch, self._queued)
+            decided = self._writer.perform(batch, self._queued)
         finally:
             self._writer.lock.release()
+        for request in decided:
+            request.finish()
 
     def _read_on_the_connection(self, work: Work[T], timeout: float) -> T:
         if not self._writer.lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):

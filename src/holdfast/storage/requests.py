@@ -49,8 +49,9 @@ class Request(Generic[T]):
         self._deadline = clock.monotonic() + timeout
         self._failures = failures
         self._taken: dict[str, str] = {}
-        self.is_finished = False
-        """Whether there is an outcome."""
+        self.is_decided = False
+        """Whether `value` or `error` is the outcome."""
+        self._is_finished = False
         self._finished = threading.Lock()
         self._finished.acquire()
 
@@ -62,19 +63,25 @@ class Request(Generic[T]):
         """Take the request back; False when the writer has begun it."""
         return self._taken.setdefault("by", "caller") == "caller"
 
+    def is_withdrawn(self) -> bool:
+        """Whether the caller took it back."""
+        return self._taken.get("by") == "caller"
+
     def is_wanted(self) -> bool:
         """Whether it is still worth waiting for a lock on behalf of this request."""
-        if self._failures is not None:
-            return clock.monotonic() < self._deadline
-        return self._taken.get("by") != "caller"
+        has_time = self._failures is None or clock.monotonic() < self._deadline
+        return has_time and not self.is_withdrawn()
 
     def finish(self) -> None:
-        """Hand the outcome to whoever waits for it; only the first call counts."""
-        if self.is_finished:
+        """Hand the outcome to whoever waits for it; only the first call counts.
+
+        The writer does this after it let go of lock and gate, so that they are free when the caller goes on.
+        """
+        if self._is_finished:
             return
         if self.error is not None and self._failures is not None:
             self._failures.append(self.error)
-        self.is_finished = True
+        self._is_finished = True
         self._finished.release()
 
     def outcome(self, where: str) -> T:
@@ -101,5 +108,5 @@ class Request(Generic[T]):
 
         A second interrupt goes through at once.
         """
-        if not self.withdraw() and not self.is_finished:
+        if not self.withdraw() and not self._is_finished:
             self._finished.acquire()

@@ -2,7 +2,7 @@
 
 Rules that must stay true:
 - `lock` is held whenever the connection is used, and the gate whenever a transaction is open on it;
-- an outcome is handed out after COMMIT returned, never before;
+- an outcome is decided after COMMIT returned, never before;
 - a request that fails takes no other request of its transaction with it;
 - an interrupt can hit the main thread between any two steps, and leaves no transaction, gate or lock behind.
 """
@@ -62,22 +62,26 @@ class Writer:
         self._is_durable: bool | None = None
         self.lock = threading.RLock()
 
-    def perform(self, batch: Requests, join: Callable[[], Requests]) -> None:
+    def perform(self, batch: Requests, join: Callable[[], Requests]) -> Requests:
         """Serve requests, waiting for the gate. The lock is held.
 
         Args:
-            batch: what waits now; all of it is answered when this returns.
+            batch: what waits now.
             join: brings what came while the gate was waited for, to be served as well.
+
+        Returns:
+            All requests whose outcome is decided, to be handed out.
         """
-        batch = [request for request in batch if request.is_wanted()]
+        batch = [request for request in batch if not request.is_withdrawn()]
         if not batch:
-            return
+            return batch
         try:
             with self._database.held():
                 batch += join()
                 self._attempt(batch)
         except BaseException as error:  # noqa: BLE001  (the callers raise it)
             self.fail(batch, error)
+        return batch
 
     def perform_at_once(self, request: Request[Any]) -> bool:
         """Serve one request on the calling thread, if nobody and nothing must be waited for.
@@ -96,6 +100,8 @@ class Writer:
             self._tidy(thread)
             request.finish()  # committed or rolled back: nobody else will answer it
             raise
+        if is_served:
+            request.finish()
         return is_served
 
     def _is_served_at_once(self, request: Request[Any]) -> bool:
@@ -107,7 +113,7 @@ class Writer:
                 self._begin(connection, [request])
                 self._transact(connection, [request])
         except (StorageBusy, *FAILURES):
-            return request.is_finished
+            return request.is_decided
         return True
 
     def _leave(self, thread: int) -> None:
@@ -162,7 +168,7 @@ class Writer:
             return
         self.prepared |= prepared
         for request in begun:
-            request.finish()
+            request.is_decided = True
         self._database.committed()
 
     def _serve(
@@ -199,14 +205,14 @@ class Writer:
         self.fail(begun, error, committing=committing)
 
     def fail(self, requests: Iterable[Request[Any]], error: BaseException, *, committing: bool = False) -> None:
-        """Answer requests with the error of this library for what was caught."""
+        """Decide what is undecided: the outcome is the error of this library for what was caught."""
         translated = self._database.translated(error, committing=committing)
         if translated is not error:
             translated.__cause__ = error
         for request in requests:
-            if request.begin():
+            if request.begin() and not request.is_decided:
                 request.error = translated
-                request.finish()
+                request.is_decided = True
 
     def _roll_back(self) -> None:
         if self.connection is not None and self.connection.in_transaction:
