@@ -62,6 +62,7 @@ LAYERS = [
     "holdfast.storage.sql",
     "holdfast.storage.registry",
     "holdfast.storage.engine",
+    "holdfast.storage.writer",
     "holdfast.storage.readers",
     "holdfast.storage.requests",
     "holdfast.storage.sqlite",
@@ -74,6 +75,7 @@ LAYERS = [
     "holdfast.storage.history",
     "holdfast.storage.queries",
     "holdfast.storage.rows",
+    "holdfast.storage.listing",
     "holdfast.storage",
     "holdfast.storage.base",
     # values and changes

@@ -183,7 +183,7 @@ def test_when_a_transaction_fails_as_a_whole_each_request_gets_one_of_its_own(
     outcomes: list[object] = []
 
     def harmless(number: int) -> None:
-        storage._write(lambda db: db.change("put_beat", process_id=f"p{number}", beat_at=1.0, checksum=b""))
+        storage._write(lambda db: db.put("put_beat", (f"p{number}", 1.0, b"")))
         outcomes.append(number)
 
     def harmful() -> None:

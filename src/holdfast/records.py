@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 
 class RunStatus(StrEnum):
     """How a run stands. `interrupted` is never stored: it is what a running run becomes when its process died."""
@@ -42,18 +44,14 @@ class SessionInfo:
     updated_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class StoredValue:
-    """One top-level value as it was at `version`."""
+class StoredValue(msgspec.Struct, frozen=True, gc=False):
+    """One top-level value of a snapshot. A struct, not a dataclass: a load makes one for each name."""
 
     name: str
-    position: int
-    """Orders the keys; unique within a session, not contiguous."""
-    version: int
     size: int
     """Length of the data in bytes."""
     data: bytes | None
-    """None when it was left out because it is large: `Storage.read_values` brings it."""
+    """None when it was left out because the session is large: `Storage.read_values` brings it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """What `Storage.load` found: values as of `info.snapshot_version` and the changes since, oldest first.
+    """What `Storage.load` found: all values as of `info.snapshot_version`, in the order of the document, and the
+    changes since, oldest first.
 
     When the caller said which version it knows, and that version can be continued, `values` is None and `changes`
     holds only what came after it.
@@ -90,12 +89,16 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The values to be stored whole with a commit: all that changed since the last snapshot."""
+    """What the document is after a commit, for the values to be stored whole with it.
 
+    The storage takes every name that has no value here from the session's newest snapshot, whoever made that.
+    """
+
+    names: tuple[str, ...]
+    """Every top-level name of the document, in order."""
     values: tuple[StoredValue, ...]
-    """Each with its data; `version` is ignored, the commit's own version is stored."""
-    removed: tuple[str, ...]
-    """Names that the last snapshot held and that no longer exist."""
+    """Those to be stored anew, each with its data: at least every one that changed since the last snapshot that the
+    committer knows."""
 
 
 @dataclass(frozen=True, slots=True)

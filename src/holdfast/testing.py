@@ -121,20 +121,14 @@ class Writer:
         self.states: list[State] = [{}]
         """What each version is, from version 0."""
         self.version = 0
-        self._positions: dict[str, int] = {}
-        self._in_snapshot: dict[str, tuple[int, Any]] = {}
-        """Position and value of what the last snapshot holds."""
+        self._touched: set[str] = set()
+        """Names that were added, changed or removed since the last snapshot of this writer."""
 
     def prepared(self, state: State, *, snapshot: bool = False, run: Run | None = None) -> Commit:
         """The commit that makes this the next state."""
-        before = self.states[self.version]
-        stay = self._staying(state)
-        operations = [{"op": "remove", "path": name} for name in before if name not in stay]
-        operations += [
-            {"op": "add", "path": name, "value": value}
-            for name, value in state.items()
-            if name not in stay or before[name] != value
-        ]
+        removed, added = self._difference(state)
+        operations: list[State] = [{"op": "remove", "path": name} for name in removed]
+        operations += [{"op": "add", "path": name, "value": state[name]} for name in added]
         return Commit(
             owner=self.owner,
             session_id=self.session_id,
@@ -157,52 +151,43 @@ class Writer:
 
     def applied(self, state: State, *, snapshot: bool = False) -> None:
         """Note that a prepared commit was applied."""
-        self._positions = self._next_positions(state)
         if snapshot:
-            self._in_snapshot = {name: (self._positions[name], value) for name, value in state.items()}
+            self._touched = set()
+        else:
+            self._touched.update(*self._difference(state))
         self.states.append(dict(state))
         self.version += 1
 
-    def _staying(self, state: State) -> set[str]:
-        """The names that keep their place: new ones come last, so that any out of order is removed and added."""
+    def _difference(self, state: State) -> tuple[list[str], list[str]]:
+        """The names to remove, and those to add at the end: a name that is out of order is removed and added."""
+        before = self.states[self.version]
         stay: set[str] = set()
-        following = iter(self.states[self.version])
+        following = iter(before)
         for name in state:
             if name not in following:
                 break
             stay.add(name)
-        return stay
-
-    def _next_positions(self, state: State) -> dict[str, int]:
-        stay = self._staying(state)
-        last = max(self._positions.values(), default=0)
-        return {
-            name: self._positions[name] if name in stay else last + place for place, name in enumerate(state, start=1)
-        }
+        removed = [name for name in before if name not in stay]
+        return removed, [name for name in state if name not in stay or before[name] != state[name]]
 
     def _snapshot(self, state: State) -> Snapshot:
-        positions = self._next_positions(state)
-        values = []
-        for name, value in state.items():
-            if self._in_snapshot.get(name) != (positions[name], value):
-                data = json.dumps(value).encode()
-                values.append(StoredValue(name, positions[name], 0, len(data), data))
-        return Snapshot(tuple(values), tuple(name for name in self._in_snapshot if name not in state))
+        touched = self._touched.union(*self._difference(state))
+        encoded = {name: json.dumps(value).encode() for name, value in state.items() if name in touched}
+        return Snapshot(tuple(state), tuple(StoredValue(name, len(data), data) for name, data in encoded.items()))
 
 
 def rebuilt(stored: StoredSession | None, storage: Storage | None = None) -> State:
-    """The state that a loaded session of a `Writer` holds; large values are read from `storage`."""
+    """The state that a loaded session of a `Writer` holds; values that were left out are read from `storage`."""
     assert stored is not None
     assert stored.values is not None
-    large = [value.name for value in stored.values if value.data is None]
+    left_out = [value.name for value in stored.values if value.data is None]
     info = stored.info
     whole = {}
-    if large:
+    if left_out:
         assert storage is not None
         whole = storage.read_values(
-            info.owner, info.session_id, large, incarnation=info.incarnation, at=info.snapshot_version
+            info.owner, info.session_id, left_out, incarnation=info.incarnation, at=info.snapshot_version
         )
-    assert list(stored.values) == sorted(stored.values, key=lambda value: value.position)
     state = {value.name: json.loads(value.data or whole[value.name]) for value in stored.values}
     for change in stored.changes:
         for operation in json.loads(change.patch):
@@ -321,43 +306,88 @@ class StorageConformance:
         assert stored is not None
         assert stored.values is not None
         assert [value.name for value in stored.values] == ["b", "a", ""]
-        assert [value.version for value in stored.values] == [1, 1, 1]
         assert [value.size for value in stored.values] == [1, 6, 4]
         assert list(rebuilt(stored).items()) == [("b", 1), ("a", [2, 3]), ("", None), ("c", "new")]
 
-    def test_a_later_snapshot_stores_only_what_changed(self, storage: Storage) -> None:
+    def test_a_later_snapshot_has_what_it_stores_and_what_was_stored_before(self, storage: Storage) -> None:
         writer = Writer(storage)
         writer.commit({"a": 1, "b": 2, "c": 3}, snapshot=True)
+        second = writer.prepared({"a": 1, "b": 20}, snapshot=True)
+        assert second.snapshot is not None
+        assert [value.name for value in second.snapshot.values] == ["b"]
         writer.commit({"a": 1, "b": 20}, snapshot=True)
         writer.commit({"a": 1, "b": 20, "c": 30}, snapshot=True)
         stored = storage.load("", "s")
-        assert stored is not None
-        assert stored.values is not None
-        assert [(value.name, value.version) for value in stored.values] == [("a", 1), ("b", 2), ("c", 3)]
         assert list(rebuilt(stored).items()) == [("a", 1), ("b", 20), ("c", 30)]
+        assert stored is not None
         assert stored.changes == ()
 
-    def test_removing_a_name_that_was_never_in_a_snapshot_is_harmless(self, storage: Storage) -> None:
-        writer = Writer(storage)
-        commit = writer.prepared({"a": 1}, snapshot=True)
-        assert commit.snapshot is not None
-        storage.commit(replace(commit, snapshot=replace(commit.snapshot, removed=("ghost",))))
-        assert rebuilt(storage.load("", "s")) == {"a": 1}
-
-    def test_large_values_are_left_out_and_read_when_asked_for(self, storage: Storage) -> None:
-        writer = Writer(storage)
-        # As JSON, two quotes are added.
-        limit, above = "x" * (INLINE_SIZE - 2), "y" * (INLINE_SIZE - 1)
-        writer.commit({"limit": limit, "above": above, "big": "z" * 300_000}, snapshot=True)
+    def test_a_snapshot_holds_although_another_made_one_that_its_committer_does_not_know(
+        self, storage: Storage
+    ) -> None:
+        first, second = Writer(storage), Writer(storage)
+        second.incarnation = first.incarnation
+        states: list[State] = [
+            {"same": 0, "gone": 1, "moved": 2, "theirs": 3},
+            {"same": 0, "theirs": 30, "moved": 2},
+            {"same": 0, "theirs": 30, "moved": 2, "ours": 4},
+        ]
+        first.commit(states[0], snapshot=True)
+        second.applied(states[0], snapshot=True)
+        first.commit(states[1], snapshot=True)
+        second.applied(states[1])
+        second.commit(states[2], snapshot=True)
+        for version, state in enumerate(states, start=1):
+            assert list(rebuilt(storage.load("", "s", at=version)).items()) == list(state.items())
         stored = storage.load("", "s")
         assert stored is not None
-        assert stored.values is not None
-        assert [value.data is None for value in stored.values] == [False, True, True]
-        assert rebuilt(stored, storage) == {"limit": limit, "above": above, "big": "z" * 300_000}
-        wanted = storage.read_values("", "s", ["big", "no such"], incarnation=writer.incarnation, at=1)
-        assert wanted == {"big": json.dumps("z" * 300_000).encode()}
-        assert storage.read_values("", "s", [], incarnation=writer.incarnation, at=1) == {}
-        assert storage.read_values("", "s", ["big"], incarnation=writer.incarnation, at=0) == {}
+        assert stored.changes == ()
+        assert storage.check() == ()
+
+    def test_a_snapshot_that_does_not_add_up_is_refused(self, storage: Storage) -> None:
+        writer = Writer(storage)
+        writer.commit({"a": 1, "b": 2}, snapshot=True)
+        before = everything(storage, "")
+        value, bare = StoredValue("a", 1, b"3"), StoredValue("a", 1, None)
+        for snapshot in (
+            Snapshot(("a", "never stored"), (value,)),
+            Snapshot(("b",), (value,)),
+            Snapshot(("a", "b", "a"), (value,)),
+            Snapshot(("a", "b"), (value, value)),
+            Snapshot(("a", "b"), (bare,)),
+        ):
+            with raises(errors.InvalidInput):
+                storage.commit(replace(writer.prepared({"a": 3, "b": 2}, run=make_run()), snapshot=snapshot))
+            assert everything(storage, "") == before
+        assert storage.check() == ()
+        writer.commit({"a": 3}, snapshot=True)
+        assert rebuilt(storage.load("", "s")) == {"a": 3}
+
+    def test_a_first_snapshot_that_does_not_add_up_makes_no_session(self, storage: Storage) -> None:
+        commit = replace(Writer(storage).prepared({"a": 1}), snapshot=Snapshot(("a",), ()))
+        with raises(errors.InvalidInput):
+            storage.commit(commit)
+        assert storage.load("", "s") is None
+        Writer(storage).commit({"a": 1})
+
+    def test_values_come_with_the_session_when_they_are_little_together(self, storage: Storage) -> None:
+        writer = Writer(storage)
+        # As JSON, two quotes are added to each text.
+        half = "x" * (INLINE_SIZE // 2 - 2)
+        limit = {"a": half, "b": half}
+        writer.commit(limit, snapshot=True)
+        writer.commit(limit | {"c": 1}, snapshot=True)
+        for at, is_inline in ((1, True), (2, False)):
+            stored = storage.load("", "s", at=at)
+            assert stored is not None
+            assert stored.values is not None
+            assert [value.data is not None for value in stored.values] == [is_inline] * len(stored.values)
+            assert [value.size for value in stored.values] == [INLINE_SIZE // 2, INLINE_SIZE // 2, 1][: at + 1]
+            assert rebuilt(stored, storage) == writer.states[at]
+        wanted = storage.read_values("", "s", ["c", "no such"], incarnation=writer.incarnation, at=2)
+        assert wanted == {"c": b"1"}
+        assert storage.read_values("", "s", [], incarnation=writer.incarnation, at=2) == {}
+        assert storage.read_values("", "s", ["c"], incarnation=writer.incarnation, at=0) == {}
 
     def test_values_can_be_read_as_long_as_they_are_what_they_were(self, storage: Storage) -> None:
         writer = Writer(storage)
@@ -433,6 +463,22 @@ class StorageConformance:
         assert storage.commit(replace(alone, run=run)) == 1
         assert storage.load("", "s") == before
         assert storage.find_runs("", run_id=run.run_id) == (run,)
+
+    def test_a_run_that_ends_after_its_session_was_deleted_leaves_no_record(self, storage: Storage) -> None:
+        writer = Writer(storage)
+        writer.commit({"a": 1}, snapshot=True)
+        ended = replace(writer.prepared({"a": 1}), patch=None, run=make_run())
+        assert storage.commit(ended) == 1
+        storage.delete_session("", "s")
+        with raises(errors.SessionDeleted):
+            storage.commit(ended)
+        Writer(storage).commit({"b": "of the same name"})
+        with raises(errors.SessionDeleted):
+            storage.commit(ended)
+        assert storage.find_runs(None) == ()
+        first = replace(Writer(storage).prepared({}), patch=None, run=make_run())
+        assert (first.base, storage.commit(first)) == (0, 1)
+        assert storage.find_runs("") == (first.run,)
 
     def test_the_run_of_another_session_is_refused(self, storage: Storage) -> None:
         for run in (make_run("ann", "s"), make_run("", "t")):

@@ -18,8 +18,9 @@ from typing import Protocol
 
 from holdfast.records import Change, Commit, Finding, Known, Run, SessionInfo, StoredSession
 
-INLINE_SIZE = 16_384
-"""Values of more bytes than this are left out of what `load` returns and are read when they are first touched."""
+INLINE_SIZE = 65_536
+"""When all values of a session together have at most so many bytes, `load` returns them with their data; of a larger
+session it returns none, and each is read when it is first touched."""
 
 KeepHistory = int | timedelta | None
 """How much history to keep: a number of versions, an age, or None for all of it."""
@@ -50,6 +51,8 @@ class Storage(Protocol):
     ) -> dict[str, bytes]:
         """Read whole values as they were at snapshot version `at`, by name; a name without a value is left out.
 
+        When that snapshot was dropped since, a value that is the same in the next one that is kept is still found.
+
         Raises:
             VersionNotKept: the values of that version are gone.
             SessionDeleted: there is no session of that incarnation.
@@ -61,13 +64,19 @@ class Storage(Protocol):
         """Apply one commit in one transaction and return the session's version after it.
 
         With a patch: succeeds when the session is at `commit.base`, and makes version `base + 1`; repeating a
-        commit that was applied already returns the version that it made. With a snapshot, its values become the
-        stored values of that version, and history is thinned and pruned as `keep_history` says. With a run, its
-        record is written (inserted or replaced) in the same transaction, and the process is marked alive.
+        commit that was applied already returns the version that it made. With a snapshot, its names become the
+        listing of that version: each with its value in the snapshot or, without one, with what the session's newest
+        listing has for it, whoever wrote that; and history is thinned and pruned as `keep_history` says. With a run,
+        its record is written (inserted or replaced) in the same transaction, and the process is marked alive.
+
+        Without a patch the session stays at its version, which is returned (0 for none), whatever it is; with a
+        base above 0 the session must still be there.
 
         Raises:
             StateConflict: the session is at another version; nothing was written.
             SessionDeleted: base is above 0 and there is no session of that incarnation; nothing was written.
+            InvalidInput: the run is of another session, or the snapshot does not say what one of its names stands
+                for; nothing was written.
             StorageBusy: not begun in time; nothing was written.
             OutcomeUnknown: the backend broke off during the commit; the same commit may be repeated.
         """

@@ -7,16 +7,18 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from holdfast.errors import CorruptData
-from holdfast.records import Finding
+from holdfast.records import Finding, SessionInfo
 from holdfast.storage import reading, rows
+from holdfast.storage.listing import Entry, RecentListings
 from holdfast.storage.queries import NO_LIMIT, Statements
 
 
 def check(db: Statements) -> tuple[Finding, ...]:
     """See `Storage.check`."""
+    db.listings = RecentListings()  # what is remembered may be damaged on the disk by now
     with db.undecodable_text_kept():
         return tuple(_findings(db))
 
@@ -53,17 +55,7 @@ def _session_findings(db: Statements, head: rows.Head) -> Iterator[Finding]:
     snapshots = [row[0] for row in db.all("snapshot_versions", **key)]
     if not {head.forgotten, info.snapshot_version} <= {0, *snapshots}:
         yield Finding(place, "a snapshot that its head names is missing")
-    for version in snapshots:
-        try:
-            reading.values_at(db, info, version)
-        except CorruptData as error:
-            yield Finding(place, f"{error.facts['what']} at version {version}")
-    for name, version in db.all("value_keys", **key):
-        try:
-            row = db.one("newest_value", **key, name=name, version=version)
-            rows.read_value(row or (), info, db.where, whole=True)
-        except CorruptData as error:
-            yield Finding(place, error.facts["what"])
+    yield from _value_findings(db, info, snapshots)
     after = head.forgotten
     while after < info.version:
         try:
@@ -71,6 +63,32 @@ def _session_findings(db: Statements, head: rows.Head) -> Iterator[Finding]:
         except CorruptData as error:
             yield Finding(place, error.facts["what"])
         after += 1
+
+
+def _value_findings(db: Statements, info: SessionInfo, snapshots: Sequence[int]) -> Iterator[Finding]:
+    """What is wrong with the listings of all snapshots, and with the values that they refer to."""
+    key = {"owner": info.owner, "session_id": info.session_id}
+    place = _place(info.owner, info.session_id)
+    listed: dict[tuple[int, str], Entry] = {}
+    are_listed = True
+    for version in snapshots:
+        try:
+            entries = reading.listing_at(db, info, version).values()
+        except CorruptData as error:
+            are_listed = False  # which values only this one has is not known
+            yield Finding(place, error.facts["what"])
+        else:
+            listed.update({(entry.version, entry.name): entry for entry in entries})
+    for (version, name), entry in listed.items():
+        try:
+            found = db.one("find_value", **key, version=version, name=name)
+            rows.read_data(found and found[0], entry, info, db.where)
+        except CorruptData as error:
+            yield Finding(place, error.facts["what"])
+    stored = db.all("value_keys", **key, after=0, before=NO_LIMIT) if are_listed else []
+    for row in stored:
+        if row not in listed:
+            yield Finding(place, f"a value of version {row[0]} that no snapshot has")
 
 
 def _place(owner: object, session_id: object) -> str:

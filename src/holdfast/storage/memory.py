@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from holdfast import clock
 from holdfast.errors import (
@@ -30,26 +31,32 @@ from holdfast.records import (
     Known,
     Run,
     SessionInfo,
-    Snapshot,
     StoredSession,
     StoredValue,
 )
 from holdfast.storage import history
 from holdfast.storage.base import INLINE_SIZE, KeepHistory
+from holdfast.storage.listing import following
 from holdfast.storage.liveness import with_interruptions
+
+
+class _Value(NamedTuple):
+    version: int
+    """The snapshot that it was stored with."""
+    data: bytes
 
 
 @dataclass
 class _Session:
     info: SessionInfo
     changes: dict[int, Change] = field(default_factory=dict)
-    snapshots: dict[int, dict[str, StoredValue]] = field(default_factory=lambda: {0: {}})
-    """All values by name, for each kept snapshot; that of version 0 is the empty session."""
+    listings: dict[int, dict[str, _Value]] = field(default_factory=lambda: {0: {}})
+    """All values by name, in order, for each kept snapshot; that of version 0 is the empty session."""
     forgotten: int = 0
     """Changes up to this version are gone."""
 
     def snapshot_upto(self, version: int) -> int:
-        return max(kept for kept in self.snapshots if kept <= version)
+        return max(kept for kept in self.listings if kept <= version)
 
     def changes_between(self, after: int, upto: int) -> tuple[Change, ...]:
         return tuple(self.changes[version] for version in range(after + 1, upto + 1))
@@ -97,12 +104,12 @@ class MemoryStorage:
                 info = replace(info, version=at, snapshot_version=session.snapshot_upto(at))
             elif known is not None and _can_continue(session, known):
                 return StoredSession(info, None, session.changes_between(known.version, info.version))
-            values = sorted(session.snapshots[info.snapshot_version].values(), key=_order)
-            return StoredSession(
-                info,
-                tuple(replace(value, data=None) if value.size > INLINE_SIZE else value for value in values),
-                session.changes_between(info.snapshot_version, info.version),
+            listing = session.listings[info.snapshot_version]
+            is_small = sum(len(value.data) for value in listing.values()) <= INLINE_SIZE
+            values = tuple(
+                StoredValue(name, len(value.data), value.data if is_small else None) for name, value in listing.items()
             )
+            return StoredSession(info, values, session.changes_between(info.snapshot_version, info.version))
 
     def read_values(
         self, owner: str, session_id: str, names: Sequence[str], *, incarnation: str, at: int
@@ -112,15 +119,15 @@ class MemoryStorage:
             session = self._sessions.get((owner, session_id))
             if session is None or session.info.incarnation != incarnation:
                 raise SessionDeleted(session_id=session_id)
-            following = min((kept for kept in session.snapshots if kept >= at), default=None)
-            if following is None:
+            kept = min((version for version in session.listings if version >= at), default=None)
+            if kept is None:
                 raise _not_kept(session, at)
             found: dict[str, bytes] = {}
             for name in names:
-                value = session.snapshots[following].get(name)
-                if following > at and (value is None or value.version > at):
+                value = session.listings[kept].get(name)
+                if kept > at and (value is None or value.version > at):
                     raise _not_kept(session, at)
-                if value is not None and value.data is not None:
+                if value is not None:
                     found[name] = value.data
             return found
 
@@ -147,6 +154,8 @@ class MemoryStorage:
         key = (commit.owner, commit.session_id)
         session = self._sessions.get(key)
         if commit.patch is None:
+            if commit.base and (session is None or session.info.incarnation != commit.incarnation):
+                raise SessionDeleted(session_id=commit.session_id)
             version = session.info.version if session else 0
         else:
             applied = _applied_version(commit, session)
@@ -166,11 +175,15 @@ class MemoryStorage:
                 SessionInfo(commit.owner, commit.session_id, commit.incarnation, 0, 0, commit.workflow, now, now)
             )
         version = commit.base + 1
-        run_id = commit.run_id
-        session.changes[version] = Change(version, commit.commit_id, run_id, now, patch)
+        if commit.snapshot is not None:
+            values = [_Value(version, value.data or b"") for value in commit.snapshot.values]
+            newest = session.listings[session.info.snapshot_version]
+            session.listings[version] = following(commit.snapshot, values, newest)
+            session.info = replace(session.info, snapshot_version=version)
+        session.changes[version] = Change(version, commit.commit_id, commit.run_id, now, patch)
         session.info = replace(session.info, version=version, updated_at=now)
         if commit.snapshot is not None:
-            _store_snapshot(session, commit.snapshot)
+            _thin(session)
             _forget(session, self._keep)
         return session
 
@@ -282,10 +295,6 @@ def _not_kept(session: _Session, version: int) -> VersionNotKept:
     return VersionNotKept(version=version, session_id=info.session_id, oldest=oldest, newest=info.version)
 
 
-def _order(value: StoredValue) -> tuple[int, str]:
-    return value.position, value.name
-
-
 def _applied_version(commit: Commit, session: _Session | None) -> int | None:
     """The version that the commit made when it was applied before, None when it can be applied now."""
     if session is None:
@@ -309,17 +318,10 @@ def _applied_version(commit: Commit, session: _Session | None) -> int | None:
     )
 
 
-def _store_snapshot(session: _Session, snapshot: Snapshot) -> None:
-    version = session.info.version
-    values = dict(session.snapshots[session.info.snapshot_version])
-    for name in snapshot.removed:
-        values.pop(name, None)
-    values.update({value.name: replace(value, version=version) for value in snapshot.values})
-    session.snapshots[version] = values
-    session.info = replace(session.info, snapshot_version=version)
-    kept = sorted(version for version in session.snapshots if version)
+def _thin(session: _Session) -> None:
+    kept = sorted(version for version in session.listings if version)
     for dropped in history.superfluous(kept, session.forgotten):
-        del session.snapshots[dropped]
+        del session.listings[dropped]
 
 
 def _forget(session: _Session, keep: KeepHistory) -> int:
@@ -334,6 +336,6 @@ def _forget(session: _Session, keep: KeepHistory) -> int:
     forgotten = [version for version in session.changes if version <= start]
     for version in forgotten:
         del session.changes[version]
-    session.snapshots = {version: values for version, values in session.snapshots.items() if version >= start}
+    session.listings = {version: values for version, values in session.listings.items() if version >= start}
     session.forgotten = start
     return len(forgotten)

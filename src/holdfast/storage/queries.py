@@ -8,13 +8,14 @@ Rules that must stay true:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidInput
+from holdfast.storage.listing import RecentListings
 
 if TYPE_CHECKING:
     import sqlite3
@@ -66,12 +67,16 @@ def _texts(table: str) -> Mapping[str, str]:
 class Statements:
     """The queries of one prefix on one connection, inside the transaction that is open there."""
 
-    __slots__ = ("_connection", "_texts", "where")
+    __slots__ = ("_connection", "_texts", "listings", "where")
 
-    def __init__(self, connection: sqlite3.Connection, table: str, where: str) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, table: str, where: str, listings: RecentListings | None = None
+    ) -> None:
         self._connection = connection
         self._texts = _texts(table)
         self.where = where
+        self.listings = listings or RecentListings()
+        """Listings that need not be read again."""
 
     def each(self, query: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """Run a query and go through its rows."""
@@ -90,8 +95,12 @@ class Statements:
         """Run a statement that changes rows and return how many it changed."""
         return self._connection.execute(self._texts[query], values).rowcount
 
-    def change_each(self, query: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Run a statement once for each set of values."""
+    def put(self, query: str, row: Sequence[Any]) -> None:
+        """Run a statement with a whole row, its columns in the order of the statement."""
+        self._connection.execute(self._texts[query], row)
+
+    def put_each(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a statement once for each row."""
         self._connection.executemany(self._texts[query], rows)
 
     @contextmanager

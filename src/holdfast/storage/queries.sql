@@ -1,6 +1,6 @@
 -- The named queries of the SQL storage. Each begins with `-- name:`, may go on with comments, and ends where the
--- next one begins. `{table}` is the validated prefix of the tables; every value is bound. The owner is part of
--- every WHERE but those whose name says that they span owners.
+-- next one begins. `{table}` is the validated prefix of the tables; every value is bound, whole rows by position.
+-- The owner is part of every WHERE but those whose name says that they span owners.
 
 
 -- name: find_head
@@ -22,18 +22,15 @@ WHERE :session_id IS NULL OR session_id = :session_id
 ORDER BY updated_at DESC, session_id, owner
 LIMIT :limit
 
--- name: put_head
+-- name: insert_head
 INSERT INTO {table}_session
     (owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum)
-VALUES
-    (:owner, :session_id, :incarnation, :version, :snapshot_version, :forgotten, :workflow, :created_at, :updated_at,
-     :checksum)
-ON CONFLICT (owner, session_id) DO UPDATE SET
-    version = excluded.version,
-    snapshot_version = excluded.snapshot_version,
-    forgotten = excluded.forgotten,
-    updated_at = excluded.updated_at,
-    checksum = excluded.checksum
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: update_head
+UPDATE {table}_session
+SET version = ?, snapshot_version = ?, forgotten = ?, updated_at = ?, checksum = ?
+WHERE owner = ? AND session_id = ?
 
 -- name: delete_head
 DELETE FROM {table}_session WHERE owner = :owner AND session_id = :session_id
@@ -41,7 +38,7 @@ DELETE FROM {table}_session WHERE owner = :owner AND session_id = :session_id
 
 -- name: insert_patch
 INSERT INTO {table}_patch (owner, session_id, version, commit_id, run_id, created_at, checksum, patch)
-VALUES (:owner, :session_id, :version, :commit_id, :run_id, :created_at, :checksum, :patch)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: find_patches
 -- The changes after one version and up to another, oldest first.
@@ -71,13 +68,13 @@ UPDATE {table}_patch SET session_id = :new_id WHERE owner = :owner AND session_i
 
 
 -- name: insert_snapshot
-INSERT INTO {table}_snapshot (owner, session_id, version, entries, digest, checksum)
-VALUES (:owner, :session_id, :version, :entries, :digest, :checksum)
+INSERT INTO {table}_snapshot (owner, session_id, version, checksum, listing) VALUES (?, ?, ?, ?, ?)
 
 -- name: find_snapshot
-SELECT version, entries, digest, checksum
-FROM {table}_snapshot
-WHERE owner = :owner AND session_id = :session_id AND version = :version
+SELECT checksum FROM {table}_snapshot WHERE owner = :owner AND session_id = :session_id AND version = :version
+
+-- name: find_listing
+SELECT listing FROM {table}_snapshot WHERE owner = :owner AND session_id = :session_id AND version = :version
 
 -- name: newest_snapshot_upto
 SELECT MAX(version)
@@ -101,51 +98,27 @@ UPDATE {table}_snapshot SET session_id = :new_id WHERE owner = :owner AND sessio
 
 
 -- name: insert_value
-INSERT INTO {table}_value (owner, session_id, name, version, position, size, digest, checksum, data)
-VALUES (:owner, :session_id, :name, :version, :position, :size, :digest, :checksum, :data)
+INSERT INTO {table}_value (owner, session_id, version, name, data) VALUES (?, ?, ?, ?, ?)
 
--- name: values_at
--- The newest row of each name up to a version; data of large values stays where it is.
-SELECT name, version, position, size, digest, checksum,
-       CASE WHEN size <= :inline_size THEN data END
-FROM (
-    SELECT name AS newest_name, MAX(version) AS newest_version
-    FROM {table}_value
-    WHERE owner = :owner AND session_id = :session_id AND version <= :version
-    GROUP BY name
-) AS newest
-JOIN {table}_value ON name = newest_name AND version = newest_version
-WHERE owner = :owner AND session_id = :session_id AND digest IS NOT NULL
-ORDER BY position, name
-
--- name: newest_value
-SELECT name, version, position, size, digest, checksum, data
+-- name: find_value
+SELECT data
 FROM {table}_value
-WHERE owner = :owner AND session_id = :session_id AND name = :name AND version <= :version
-ORDER BY version DESC
-LIMIT 1
+WHERE owner = :owner AND session_id = :session_id AND version = :version AND name = :name
 
--- name: newest_value_without_data
-SELECT name, version, position, size, digest, checksum, NULL
+-- name: small_values_of_version
+-- The values that were stored with one snapshot, but for those that cannot be wanted with all the others.
+SELECT name, data
 FROM {table}_value
-WHERE owner = :owner AND session_id = :session_id AND name = :name
-ORDER BY version DESC
-LIMIT 1
+WHERE owner = :owner AND session_id = :session_id AND version = :version AND LENGTH(data) <= :size
 
--- name: delete_superseded_values
--- Between two kept snapshots nobody reads the rows that the later snapshot has newer ones of.
-DELETE FROM {table}_value
-WHERE owner = :owner AND session_id = :session_id AND version > :after AND version < :kept
-  AND EXISTS (
-      SELECT 1 FROM {table}_value AS newer
-      WHERE newer.owner = :owner AND newer.session_id = :session_id AND newer.name = {table}_value.name
-        AND newer.version > {table}_value.version AND newer.version <= :kept
-  )
+-- name: value_keys
+-- Which values were stored after one version and before another.
+SELECT version, name
+FROM {table}_value
+WHERE owner = :owner AND session_id = :session_id AND version > :after AND version < :before
 
--- name: delete_removed_values
--- A removal hides older rows; when these are gone, its own row is not needed.
-DELETE FROM {table}_value
-WHERE owner = :owner AND session_id = :session_id AND version <= :upto AND digest IS NULL
+-- name: delete_value
+DELETE FROM {table}_value WHERE owner = ? AND session_id = ? AND version = ? AND name = ?
 
 -- name: delete_values
 DELETE FROM {table}_value WHERE owner = :owner AND session_id = :session_id
@@ -157,10 +130,8 @@ UPDATE {table}_value SET session_id = :new_id WHERE owner = :owner AND session_i
 -- name: put_run
 INSERT INTO {table}_run
     (owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
-     input_tokens, output_tokens, cost, base_version, checksum, error, input, output, refused_patch)
-VALUES
-    (:owner, :session_id, :run_id, :workflow_id, :workflow, :status, :started_at, :process_id, :ended_at, :requests,
-     :input_tokens, :output_tokens, :cost, :base_version, :checksum, :error, :input, :output, :refused_patch)
+     input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (owner, session_id, run_id) DO UPDATE SET
     workflow_id = excluded.workflow_id,
     workflow = excluded.workflow,
@@ -218,7 +189,7 @@ SELECT
   + (SELECT COUNT(*) FROM {table}_value WHERE owner = :owner AND session_id = :session_id)
 
 -- name: put_beat
-INSERT INTO holdfast_process (process_id, beat_at, checksum) VALUES (:process_id, :beat_at, :checksum)
+INSERT INTO holdfast_process (process_id, beat_at, checksum) VALUES (?, ?, ?)
 ON CONFLICT (process_id) DO UPDATE SET beat_at = excluded.beat_at, checksum = excluded.checksum
 
 -- name: beats
@@ -244,6 +215,3 @@ UNION
 SELECT DISTINCT owner, session_id FROM {table}_snapshot
 UNION
 SELECT DISTINCT owner, session_id FROM {table}_value
-
--- name: value_keys
-SELECT name, version FROM {table}_value WHERE owner = :owner AND session_id = :session_id ORDER BY name, version

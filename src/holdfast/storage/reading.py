@@ -2,8 +2,8 @@
 
 Rules that must stay true:
 - nothing is returned whose checksum was not verified;
-- a missing row is damage, not an empty answer: changes must be contiguous, the values of a snapshot must add up
-  to its totals, and a session without a head must have no rows at all.
+- a missing row is damage, not an empty answer: changes must be contiguous, a value that a listing names must be
+  there, and a session without a head must have no rows at all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from holdfast.errors import CorruptData, SessionDeleted, SessionNotFound, Versio
 from holdfast.records import Change, Known, Run, SessionInfo, StoredSession, StoredValue
 from holdfast.storage import rows
 from holdfast.storage.base import INLINE_SIZE
+from holdfast.storage.listing import Listing
 from holdfast.storage.liveness import with_interruptions
 from holdfast.storage.queries import NO_LIMIT, Statements
 
@@ -94,39 +95,52 @@ def changes_between(
     return changes
 
 
-def totals_at(db: Statements, info: SessionInfo, snapshot_version: int) -> rows.Totals:
-    """What the values of a kept snapshot add up to."""
+def listing_at(db: Statements, info: SessionInfo, snapshot_version: int) -> Listing:
+    """The listing of a kept snapshot; that of version 0 is empty.
+
+    Raises:
+        CorruptData: it is damaged or missing.
+    """
     if not snapshot_version:
-        return rows.Totals()
-    key = {"owner": info.owner, "session_id": info.session_id}
-    return rows.read_totals(db.one("find_snapshot", **key, version=snapshot_version), info, db.where)
+        return {}
+    key = {"owner": info.owner, "session_id": info.session_id, "version": snapshot_version}
+    row = db.one("find_snapshot", **key)
+    if row is None:
+        raise CorruptData(where=db.where, what=f"the snapshot of version {snapshot_version} of {info.session_id!r}")
+    stored = row[0]
+    listing = db.listings.get(stored)
+    if listing is None:
+        found = db.one("find_listing", **key)
+        listing = rows.read_listing(stored, found and found[0], info, snapshot_version, db.where)
+        db.listings.put(stored, listing)
+    return listing
 
 
 def values_at(db: Statements, info: SessionInfo, snapshot_version: int) -> tuple[StoredValue, ...]:
-    """All values of a kept snapshot in order, the large ones without their data.
+    """All values of a kept snapshot in order, with their data when that is little.
 
     Raises:
-        CorruptData: one is damaged, missing, or older than it should be.
+        CorruptData: the listing, or a value that it names, is damaged or missing.
     """
-    expected = totals_at(db, info, snapshot_version)
-    found = db.each(
-        "values_at",
-        owner=info.owner,
-        session_id=info.session_id,
-        version=snapshot_version,
-        inline_size=INLINE_SIZE,
+    listing = listing_at(db, info, snapshot_version)
+    if sum([entry.size for entry in listing.values()]) > INLINE_SIZE:
+        return tuple([StoredValue(entry.name, entry.size, None) for entry in listing.values()])
+    found: dict[tuple[int, str], bytes] = {}
+    for version in {entry.version for entry in listing.values()}:
+        for name, data in db.each(
+            "small_values_of_version",
+            owner=info.owner,
+            session_id=info.session_id,
+            version=version,
+            size=INLINE_SIZE,
+        ):
+            found[version, name] = data
+    return tuple(
+        [
+            StoredValue(name, entry.size, rows.read_data(found.get((entry.version, name)), entry, info, db.where))
+            for name, entry in listing.items()
+        ]
     )
-    values = []
-    totals = rows.Totals()
-    for row in found:
-        value = rows.read_value(row, info, db.where, whole=row[6] is not None)
-        if value.data is None and value.size <= INLINE_SIZE:
-            raise CorruptData(where=db.where, what=f"a value of session {info.session_id!r}")
-        values.append(value)
-        totals = totals.plus(row[5])
-    if totals != expected:
-        raise CorruptData(where=db.where, what=f"the set of values of session {info.session_id!r}")
-    return tuple(values)
 
 
 def read_values(
@@ -134,31 +148,27 @@ def read_values(
 ) -> dict[str, bytes]:
     """See `Storage.read_values`.
 
-    When the snapshot of that version was thinned out, a value is still there if it did not change up to the next
-    kept snapshot.
+    When the snapshot of that version was thinned out, a value is still there if the next kept one has the same row.
     """
     head = find_head(db, owner, session_id)
     if head is None or head.info.incarnation != incarnation:
         raise SessionDeleted(session_id=session_id)
     if at == 0:
         return {}
-    info = head.info
-    following = db.one("next_snapshot", owner=owner, session_id=session_id, since=at)
-    kept = following[0] if following else None
+    key = {"owner": owner, "session_id": session_id}
+    row = db.one("next_snapshot", **key, since=at)
+    kept = row[0] if row else None
     if kept is None:
         raise _not_kept(head, at)
+    listing = listing_at(db, head.info, kept)
     values: dict[str, bytes] = {}
     for name in names:
-        row = db.one("newest_value", owner=owner, session_id=session_id, name=name, version=kept)
-        if kept > at and (row is None or row[1] > at):
+        entry = listing.get(name)
+        if kept > at and (entry is None or entry.version > at):
             raise _not_kept(head, at)
-        data = None if row is None else rows.read_value(row, info, db.where, whole=True).data
-        if data is not None:
-            values[name] = data
-    if len(values) < len(names):
-        missing = set(names) - set(values)
-        if any(value.name in missing for value in values_at(db, info, kept)):
-            raise CorruptData(where=db.where, what=f"a value of session {session_id!r}")
+        if entry is not None:
+            found = db.one("find_value", **key, version=entry.version, name=name)
+            values[name] = rows.read_data(found and found[0], entry, head.info, db.where)
     return values
 
 

@@ -3,7 +3,8 @@
 Rules that must stay true:
 - a checksum covers every column of its row; the rows of a session's history name the session by its incarnation,
   which is stronger than its id and survives a rename;
-- a large blob enters a checksum as its own digest, so that a row can be verified without reading its blob;
+- a large blob enters a checksum as its own digest;
+- the data of a value is guarded by the listings that refer to it, which have its digest;
 - a record is made only of a row whose checksum matches.
 """
 
@@ -19,8 +20,11 @@ from msgspec import msgpack
 
 from holdfast.errors import CorruptData
 from holdfast.records import Change, Failure, Run, RunStatus, SessionInfo, StoredValue, Usage
+from holdfast.storage import listing
+from holdfast.storage.listing import Entry, Listing
 
 Column = str | bytes | int | float | None
+Row = tuple[Column, ...]
 
 _packed = msgpack.Encoder().encode
 
@@ -50,8 +54,8 @@ class Head:
     forgotten: int = 0
     """Changes up to this version are gone; the values of this version are kept instead. 0: none are."""
 
-    def row(self) -> dict[str, Column]:
-        """The row as it is stored."""
+    def row(self) -> Row:
+        """The whole row, for `insert_head`."""
         info = self.info
         columns = (
             info.owner,
@@ -64,8 +68,12 @@ class Head:
             info.created_at,
             info.updated_at,
         )
-        names = "owner session_id incarnation version snapshot_version forgotten workflow created_at updated_at"
-        return dict(zip(names.split(), columns, strict=True), checksum=checksum("session", *columns))
+        return (*columns, checksum("session", *columns))
+
+    def changed(self) -> Row:
+        """What can change of the row, and its key, for `update_head`."""
+        owner, session_id, _, version, snapshot_version, forgotten, _, _, updated_at, renewed = self.row()
+        return version, snapshot_version, forgotten, updated_at, renewed, owner, session_id
 
 
 def read_head(row: Sequence[Any], where: str) -> Head:
@@ -80,19 +88,11 @@ def read_head(row: Sequence[Any], where: str) -> Head:
     return Head(info, forgotten)
 
 
-def change_row(info: SessionInfo, change: Change) -> dict[str, Column]:
+def change_row(info: SessionInfo, change: Change) -> Row:
     """The row of a change of this session."""
     columns = (change.version, change.commit_id, change.run_id, change.created_at)
-    return {
-        "owner": info.owner,
-        "session_id": info.session_id,
-        "version": change.version,
-        "commit_id": change.commit_id,
-        "run_id": change.run_id,
-        "created_at": change.created_at,
-        "checksum": checksum("patch", info.incarnation, *columns, digest(change.patch)),
-        "patch": change.patch,
-    }
+    renewed = checksum("patch", info.incarnation, *columns, digest(change.patch))
+    return (info.owner, info.session_id, *columns, renewed, change.patch)
 
 
 def read_changes(rows: Iterable[Sequence[Any]], info: SessionInfo, after: int, where: str) -> tuple[Change, ...]:
@@ -112,99 +112,74 @@ def read_changes(rows: Iterable[Sequence[Any]], info: SessionInfo, after: int, w
     return tuple(changes)
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What all values of one snapshot add up to: shows when a row is missing or an older one took its place."""
-
-    entries: int = 0
-    sum: int = 0
-
-    def plus(self, checksum: bytes, count: int = 1) -> Totals:
-        """The totals with one value more, or with `count=-1` one value less."""
-        return Totals(self.entries + count, (self.sum + count * int.from_bytes(checksum[:16])) % 2**128)
-
-    def row(self, info: SessionInfo, version: int) -> dict[str, Column]:
-        """The row of the snapshot of this version."""
-        return {
-            "owner": info.owner,
-            "session_id": info.session_id,
-            "version": version,
-            "entries": self.entries,
-            "digest": self.sum.to_bytes(16),
-            "checksum": checksum("snapshot", info.incarnation, version, self.entries, self.sum.to_bytes(16)),
-        }
+def snapshot_row(info: SessionInfo, version: int, entries: Listing) -> Row:
+    """The row of the snapshot of this version, with its listing."""
+    data = listing.encoded(entries)
+    return info.owner, info.session_id, version, _snapshot_checksum(info, version, data), data
 
 
-def read_totals(row: Sequence[Any] | None, info: SessionInfo, where: str) -> Totals:
-    """The totals of a snapshot from its row.
+def read_listing(stored: bytes, data: object, info: SessionInfo, version: int, where: str) -> Listing:
+    """The listing of a snapshot from the checksum and the listing of its row.
 
     Raises:
-        CorruptData: the row is missing or its checksum does not match.
+        CorruptData: the checksum does not match.
     """
-    what = f"a snapshot of session {info.session_id!r}"
-    if row is None:
-        raise CorruptData(where=where, what=what)
-    version, entries, sum_, stored = row
-    _verify(stored, checksum("snapshot", info.incarnation, version, entries, sum_), where, what)
-    return Totals(entries, int.from_bytes(sum_))
+    what = f"the snapshot of version {version} of session {info.session_id!r}"
+    _verify(stored, _snapshot_checksum(info, version, data), where, what)
+    return listing.decoded(data)  # type: ignore[arg-type]
 
 
-def value_row(info: SessionInfo, value: StoredValue) -> dict[str, Column]:
-    """The row of one value; without data it says that the name was removed at that version."""
-    data_digest = None if value.data is None else digest(value.data)
-    columns = (value.name, value.version, value.position, value.size, data_digest)
-    return {
-        "owner": info.owner,
-        "session_id": info.session_id,
-        "name": value.name,
-        "version": value.version,
-        "position": value.position,
-        "size": value.size,
-        "digest": data_digest,
-        "checksum": checksum("value", info.incarnation, *columns),
-        "data": value.data,
-    }
+def _snapshot_checksum(info: SessionInfo, version: int, data: object) -> bytes:
+    return checksum("snapshot", info.incarnation, version, _digest(data))
 
 
-def read_value(row: Sequence[Any], info: SessionInfo, where: str, *, whole: bool) -> StoredValue:
-    """A value from its row; `whole` says that the row was read with its data.
+def value_entry(value: StoredValue, version: int) -> Entry:
+    """The entry of a value that is stored with the snapshot of this version."""
+    data = value.data or b""
+    return Entry(value.name, version, len(data), digest(data))
+
+
+def value_row(info: SessionInfo, value: StoredValue, version: int) -> Row:
+    """The row of a value that is stored with the snapshot of this version."""
+    return info.owner, info.session_id, version, value.name, value.data
+
+
+def read_data(data: object, entry: Entry, info: SessionInfo, where: str) -> bytes:
+    """The data of a value from its row, None for a missing row.
 
     Raises:
-        CorruptData: the checksum of the row, or of its data, does not match.
+        CorruptData: it is not what the listing says.
     """
-    name, version, position, size, data_digest, stored, data = row
-    what = f"a value of session {info.session_id!r} at version {version}"
-    _verify(stored, checksum("value", info.incarnation, name, version, position, size, data_digest), where, what)
-    if whole and data_digest is not None:
-        _verify(data_digest, _digest(data), where, what)
-    return StoredValue(name, position, version, size, data if whole else None)
+    what = f"a value of session {info.session_id!r} at version {entry.version}"
+    _verify(entry.digest, _digest(data), where, what)
+    return data  # type: ignore[return-value]
 
 
-def run_row(run: Run) -> dict[str, Column]:
+def run_row(run: Run) -> Row:
     """The row of a run."""
     error = None if run.error is None else json.dumps([run.error.type, run.error.message, run.error.traceback])
     usage = run.usage
-    row: dict[str, Column] = {
-        "owner": run.owner,
-        "session_id": run.session_id,
-        "run_id": run.run_id,
-        "workflow_id": run.workflow_id,
-        "workflow": run.workflow,
-        "status": str(run.status),
-        "started_at": float(run.started_at),
-        "process_id": run.process_id,
-        "ended_at": None if run.ended_at is None else float(run.ended_at),
-        "requests": usage.requests,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cost": None if usage.cost is None else float(usage.cost),
-        "base_version": run.base_version,
-        "error": error,
-        "input": run.input,
-        "output": run.output,
-        "refused_patch": run.refused_patch,
-    }
-    return row | {"checksum": checksum("run", *row.values())}
+    columns = (
+        run.owner,
+        run.session_id,
+        run.run_id,
+        run.workflow_id,
+        run.workflow,
+        run.status.value,
+        float(run.started_at),
+        run.process_id,
+        None if run.ended_at is None else float(run.ended_at),
+        usage.requests,
+        usage.input_tokens,
+        usage.output_tokens,
+        None if usage.cost is None else float(usage.cost),
+        run.base_version,
+        error,
+        run.input,
+        run.output,
+        run.refused_patch,
+    )
+    return (*columns, checksum("run", *columns))
 
 
 def read_run(row: Sequence[Any], where: str) -> Run:
@@ -236,9 +211,9 @@ def read_run(row: Sequence[Any], where: str) -> Run:
     )
 
 
-def beat_row(process_id: str, beat_at: float) -> dict[str, Column]:
+def beat_row(process_id: str, beat_at: float) -> Row:
     """The row of a living process."""
-    return {"process_id": process_id, "beat_at": beat_at, "checksum": checksum("process", process_id, beat_at)}
+    return process_id, beat_at, checksum("process", process_id, beat_at)
 
 
 def read_beats(rows: Iterable[Sequence[Any]], where: str) -> dict[str, float]:
@@ -254,7 +229,7 @@ def read_beats(rows: Iterable[Sequence[Any]], where: str) -> dict[str, float]:
     return beats
 
 
-def renamed(run: Run, session_id: str) -> dict[str, Column]:
+def renamed(run: Run, session_id: str) -> Row:
     """The row of a run of a session that got another id."""
     return run_row(replace(run, session_id=session_id))
 

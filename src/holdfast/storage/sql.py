@@ -20,6 +20,7 @@ from holdfast.errors import InvalidInput, StorageClosed
 from holdfast.records import Change, Commit, Finding, Known, Run, SessionInfo, StoredSession
 from holdfast.storage.base import BEAT_EVERY, KeepHistory
 from holdfast.storage.history import valid_keep_history
+from holdfast.storage.listing import RecentListings
 from holdfast.storage.queries import Statements, valid_table_name
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class SqlWorkflowStorage:
             raise InvalidInput("lock_timeout must be a number of seconds from 0.")
         self._timeout = float(lock_timeout)
         self._failures: list[BaseException] = []
+        self._listings = RecentListings()
         self._key = f":memory:{next(_memory_numbers)}" if self._path is None else self._path
         self._engine: Engine | None = None
         self._is_closed = False
@@ -192,14 +194,14 @@ class SqlWorkflowStorage:
     def _read(self, work: Callable[[Statements], T]) -> T:
         engine = self._opened()
         return engine.read(
-            lambda connection: work(Statements(connection, self.table_name, self.where)),
+            lambda connection: work(Statements(connection, self.table_name, self.where, self._listings)),
             table=self.table_name,
             timeout=self._timeout,
         )
 
     def _write(self, work: Callable[[Statements], T]) -> T | None:
         return self._opened().write(
-            lambda connection: work(Statements(connection, self.table_name, self.where)),
+            lambda connection: work(Statements(connection, self.table_name, self.where, self._listings)),
             table=self.table_name,
             timeout=self._timeout,
             is_durable=self._is_durable,

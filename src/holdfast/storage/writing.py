@@ -2,8 +2,8 @@
 
 Rules that must stay true:
 - a patch is stored only on top of the version that it was made against; a repeated commit id is recognised;
-- values and snapshots that a kept version needs are never deleted;
-- every write of a head, a change, a value, a snapshot or a run renews its checksum.
+- a value is deleted when no kept listing refers to it, and not before;
+- every write of a head, a change, a snapshot or a run renews its checksum.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from holdfast import clock
 from holdfast.errors import InvalidInput, SessionDeleted, SessionExists, SessionNotFound, StateConflict
-from holdfast.records import Change, Commit, SessionInfo, Snapshot, StoredValue
+from holdfast.records import Change, Commit, SessionInfo, Snapshot
 from holdfast.storage import history, reading, rows
+from holdfast.storage import listing as listings
 from holdfast.storage.base import KeepHistory
 from holdfast.storage.queries import NO_LIMIT, Statements
 
@@ -36,6 +37,8 @@ def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool) -> 
     """See `Storage.commit`; `beat` says whether the heartbeat of the run's process is due."""
     if commit.patch is None:
         head = reading.find_head(db, commit.owner, commit.session_id)
+        if commit.base and (head is None or head.info.incarnation != commit.incarnation):
+            raise SessionDeleted(session_id=commit.session_id)
         version = head.info.version if head else 0
     else:
         applied = _advance(db, commit, commit.patch, keep)
@@ -43,7 +46,7 @@ def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool) -> 
             return applied
         version = commit.base + 1
     if commit.run is not None:
-        db.change("put_run", **rows.run_row(commit.run))
+        db.put("put_run", rows.run_row(commit.run))
         if beat:
             put_beat(db, commit.run.process_id)
     return version
@@ -52,37 +55,37 @@ def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool) -> 
 def _advance(db: Statements, commit: Commit, patch: bytes, keep: KeepHistory) -> int | None:
     """Make the next version; when the commit was applied before, the version that it made then."""
     now = clock.now()
-    head = reading.find_head(db, commit.owner, commit.session_id)
-    if head is None:
+    version = commit.base + 1
+    before = reading.find_head(db, commit.owner, commit.session_id)
+    if before is None:
         if commit.base:
             raise SessionDeleted(session_id=commit.session_id)
-        head = rows.Head(
-            SessionInfo(commit.owner, commit.session_id, commit.incarnation, 0, 0, commit.workflow, now, now)
-        )
-    elif head.info.incarnation != commit.incarnation or head.info.version != commit.base:
-        return _applied_version(db, commit, head.info)
-    run_id = commit.run_id
-    change = Change(commit.base + 1, commit.commit_id, run_id, now, patch)
-    db.change("insert_patch", **rows.change_row(head.info, change))
-    info = head.info
-    head = rows.Head(
-        SessionInfo(  # spelled out, for `replace` would take as long as the SQL
-            info.owner,
-            info.session_id,
-            info.incarnation,
-            change.version,
-            info.snapshot_version,
-            info.workflow,
-            info.created_at,
+        info = SessionInfo(commit.owner, commit.session_id, commit.incarnation, version, 0, commit.workflow, now, now)
+    else:
+        old = before.info
+        if old.incarnation != commit.incarnation or old.version != commit.base:
+            return _applied_version(db, commit, old)
+        # Spelled out, for `replace` would take as long as the SQL.
+        info = SessionInfo(
+            old.owner,
+            old.session_id,
+            old.incarnation,
+            version,
+            old.snapshot_version,
+            old.workflow,
+            old.created_at,
             now,
-        ),
-        head.forgotten,
-    )
+        )
+    db.put("insert_patch", rows.change_row(info, Change(version, commit.commit_id, commit.run_id, now, patch)))
+    head = rows.Head(info, before.forgotten if before else 0)
     if commit.snapshot is not None:
         head = _store_snapshot(db, head, commit.snapshot)
         _thin(db, head)
         head, _ = _forget(db, head, keep)
-    db.change("put_head", **head.row())
+    if before is None:
+        db.put("insert_head", head.row())
+    else:
+        db.put("update_head", head.changed())
     return None
 
 
@@ -104,37 +107,37 @@ def _applied_version(db: Statements, commit: Commit, info: SessionInfo) -> int:
 
 def _store_snapshot(db: Statements, head: rows.Head, snapshot: Snapshot) -> rows.Head:
     info = head.info
-    totals = reading.totals_at(db, info, info.snapshot_version)
-    values = [replace(value, version=info.version) for value in snapshot.values]
-    key = {"owner": info.owner, "session_id": info.session_id}
-    new_rows = [rows.value_row(info, value) for value in values]
-    replaced = [value.name for value in values] if info.snapshot_version else []
-    for name in (*replaced, *snapshot.removed):
-        old = db.one("newest_value_without_data", **key, name=name)
-        if old is None or old[4] is None:
-            continue
-        rows.read_value(old, info, db.where, whole=False)
-        totals = totals.plus(old[5], count=-1)
-        if name in snapshot.removed:
-            new_rows.append(rows.value_row(info, StoredValue(name, 0, info.version, 0, None)))
-    for row in new_rows[: len(values)]:
-        totals = totals.plus(bytes(row["checksum"]))  # type: ignore[arg-type]
-    db.change_each("insert_value", new_rows)
-    db.change("insert_snapshot", **totals.row(info, info.version))
-    return replace(head, info=replace(info, snapshot_version=info.version))
+    version = info.version
+    newest = reading.listing_at(db, info, info.snapshot_version)
+    new = [rows.value_entry(value, version) for value in snapshot.values]
+    listing = listings.following(snapshot, new, newest)
+    db.put_each("insert_value", [rows.value_row(info, value, version) for value in snapshot.values])
+    db.put("insert_snapshot", rows.snapshot_row(info, version, listing))
+    return replace(head, info=replace(info, snapshot_version=version))
 
 
 def _thin(db: Statements, head: rows.Head) -> None:
-    """Drop old snapshots, and the values that only they showed."""
+    """Drop old snapshots, and the values that only they referred to."""
     key = {"owner": head.info.owner, "session_id": head.info.session_id}
     kept = [row[0] for row in db.all("snapshot_versions", **key)]
-    dropped = history.superfluous(kept, head.forgotten)
-    for version in dropped:
+    for version in history.superfluous(kept, head.forgotten):
         place = kept.index(version)
-        before = kept[place - 1] if place else 0
         db.change("delete_snapshots", **key, since=version, upto=version)
-        db.change("delete_superseded_values", **key, after=before, kept=kept[place + 1])
+        _delete_unreferred(db, head.info, kept[place - 1] if place else 0, kept[place + 1])
         kept.remove(version)
+
+
+def _delete_unreferred(db: Statements, info: SessionInfo, after: int, kept: int) -> None:
+    """Delete the values that were stored between two neighbouring snapshots and are not in the later one.
+
+    No other listing can refer to them: older ones were before them, and newer ones have what the later one has.
+    """
+    key = {"owner": info.owner, "session_id": info.session_id}
+    stored = db.all("value_keys", **key, after=after, before=kept)
+    if stored:
+        listing = reading.listing_at(db, info, kept)
+        referred = {(entry.version, entry.name) for entry in listing.values()}
+        db.put_each("delete_value", [(info.owner, info.session_id, *row) for row in stored if row not in referred])
 
 
 def _forget(db: Statements, head: rows.Head, keep: KeepHistory) -> tuple[rows.Head, int]:
@@ -156,8 +159,7 @@ def _forget(db: Statements, head: rows.Head, keep: KeepHistory) -> tuple[rows.He
         return head, 0
     forgotten = db.change("delete_patches", **key, upto=start)
     db.change("delete_snapshots", **key, since=0, upto=start - 1)
-    db.change("delete_superseded_values", **key, after=0, kept=start)
-    db.change("delete_removed_values", **key, upto=start)
+    _delete_unreferred(db, head.info, 0, start)
     return replace(head, forgotten=start), forgotten
 
 
@@ -165,7 +167,7 @@ def prune_session(db: Statements, owner: str, session_id: str, keep: KeepHistory
     """See `Storage.prune_session`."""
     head, forgotten = _forget(db, reading.existing_head(db, owner, session_id), keep)
     if forgotten:
-        db.change("put_head", **head.row())
+        db.put("update_head", head.changed())
     return forgotten
 
 
@@ -177,11 +179,11 @@ def rename_session(db: Statements, owner: str, session_id: str, new_id: str) -> 
     key = {"owner": owner, "session_id": session_id}
     runs = [rows.read_run(row, db.where) for row in _runs(db, owner, session_id)]
     db.change("delete_head", **key)
-    db.change("put_head", **replace(head, info=replace(head.info, session_id=new_id)).row())
+    db.put("insert_head", replace(head, info=replace(head.info, session_id=new_id)).row())
     for query in ("move_patches", "move_snapshots", "move_values"):
         db.change(query, **key, new_id=new_id)
     db.change("delete_runs", **key)
-    db.change_each("put_run", [rows.renamed(run, new_id) for run in runs])
+    db.put_each("put_run", [rows.renamed(run, new_id) for run in runs])
 
 
 def delete_session(db: Statements, owner: str, session_id: str) -> None:
@@ -199,7 +201,7 @@ def delete_session(db: Statements, owner: str, session_id: str) -> None:
 def put_beat(db: Statements, process_id: str) -> None:
     """Record that a process lives, and forget processes that died long ago."""
     now = clock.now()
-    db.change("put_beat", **rows.beat_row(process_id, now))
+    db.put("put_beat", rows.beat_row(process_id, now))
     db.change("delete_beats_before", time=now - _FORGET_PROCESS_AFTER)
 
 

@@ -30,23 +30,18 @@ CREATE TABLE {table}_snapshot (
     owner TEXT NOT NULL,
     session_id TEXT NOT NULL,
     version INTEGER NOT NULL,
-    entries INTEGER NOT NULL,
-    digest BLOB NOT NULL,
     checksum BLOB NOT NULL,
+    listing BLOB NOT NULL,
     PRIMARY KEY (owner, session_id, version)
 );
 
 CREATE TABLE {table}_value (
     owner TEXT NOT NULL,
     session_id TEXT NOT NULL,
-    name TEXT NOT NULL,
     version INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    size INTEGER NOT NULL,
-    digest BLOB,
-    checksum BLOB NOT NULL,
-    data BLOB,
-    PRIMARY KEY (owner, session_id, name, version)
+    name TEXT NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (owner, session_id, version, name)
 );
 
 CREATE TABLE {table}_run (
