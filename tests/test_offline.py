@@ -187,6 +187,11 @@ class TestWithAnOutputType:
                 SearchResults(articles=[NewsArticle(title="Tides", url="tides.md")]),
             ),
             (list[str], ["tides", "salt"], ["tides", "salt"]),
+            (list[NewsArticle], FOUND[0], [NewsArticle(**FOUND[0])]),
+            (list[NewsArticle], NewsArticle(**FOUND[0]), [NewsArticle(**FOUND[0])]),
+            (list[NewsArticle], {"best": FOUND[1]}, [NewsArticle(**FOUND[1])]),
+            (list[NewsArticle], [NewsArticle(**entry) for entry in FOUND], [NewsArticle(**entry) for entry in FOUND]),
+            (SearchResults, FOUND[0], SearchResults(articles=[NewsArticle(**FOUND[0])])),
         ],
     )
     def test_matches_fields_by_name_or_by_a_name_that_means_the_same(

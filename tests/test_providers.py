@@ -75,6 +75,28 @@ class TestTheKey:
         assert "base_url" in note_of(caught.value)
         assert "offline" in note_of(caught.value)
 
+    def test_that_is_empty_is_explained_as_one_that_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "")
+        with pytest.raises(Exception, match="Missing credentials") as caught:
+            Agent("openai-chat:gpt-5-mini").run("hello")
+        assert "needs the key of its provider in the environment, and it is not set or empty" in note_of(caught.value)
+
+    def test_is_not_named_where_the_address_of_the_server_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("OLLAMA_BASE_URL", raising=False)
+        with pytest.raises(UserError) as caught:
+            Agent("ollama:qwen").run("hello")
+        assert "set OLLAMA_BASE_URL" in note_of(caught.value)
+        assert "key" not in note_of(caught.value)
+
+    def test_is_not_named_where_another_setting_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(name: str) -> None:
+            raise ValueError("the proxy is no address")
+
+        monkeypatch.setattr("pydantic_ai.models.infer_model", refuse)
+        with pytest.raises(ValueError, match="proxy") as caught:
+            Agent("openai-chat:never-made-before").run("hello")
+        assert not hasattr(caught.value, "__notes__")
+
     def test_is_not_needed_by_a_local_server(self, server: OpenAIServer) -> None:
         assert Agent("llama3", base_url=server.base_url).run("hello").content == "You said: hello"
         assert server.keys[0] is not None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from itertools import chain
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,10 @@ def _filled(tools: list[ToolDefinition], material: list[Any]) -> tuple[str, dict
 def _best(schema: dict[str, Any], material: list[Any]) -> Any:
     """The schema's object, filled from the first record in the results that has its fields, or `_MISSING`."""
     schema = _resolved(schema, schema)
-    filled = (_fill_object(schema, record, schema) for result in material for record in _records(result))
+    records = [record for result in material for record in _records(result)]
+    # Only where no list fits, a single record stands for a list of it.
+    lists = ({"": [record]} for record in records if "" not in record)
+    filled = (_fill_object(schema, record, schema) for record in chain(records, lists))
     return next((value for value in filled if value is not _MISSING), _MISSING)
 
 

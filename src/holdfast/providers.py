@@ -11,6 +11,7 @@ Rules that must stay true:
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -29,6 +30,8 @@ OFFLINE = "offline"
 
 _RESPONSES_PREFIXES = ("openai:", "openai-responses:")
 _NOTE = "Holdfast: "
+_ADDRESS = re.compile(r"\b[A-Z_]+_(BASE_URL|ENDPOINT)\b")
+_CREDENTIALS = re.compile(r"API_KEY|api_key|credential", re.IGNORECASE)
 _Key: TypeAlias = tuple[str, str | None, tuple[tuple[str, str], ...]]
 
 
@@ -107,7 +110,7 @@ def _named(name: str, base_url: str | None) -> Model[Any]:
     if key not in _clients.made:
         try:
             _clients.made[key] = _make(name, base_url)
-        except (ImportError, RuntimeError) as error:
+        except Exception as error:
             _explain_setup(error, name)
             raise
     return _clients.made[key]
@@ -164,7 +167,9 @@ def _at(kind: str, base_url: str) -> Provider[Any]:
 
 
 def _explain_setup(error: Exception, name: str) -> None:
+    """Add a note to an error of a model that cannot be made; providers' own packages raise errors of their own."""
     provider = name.partition(":")[0]
+    address = _ADDRESS.search(str(error))
     if isinstance(error, ImportError):
         extra = {"openai-chat": "openai", "openai-responses": "openai", "google-cloud": "google"}.get(
             provider, provider
@@ -178,11 +183,17 @@ def _explain_setup(error: Exception, name: str) -> None:
             "a model is named 'provider:model', for example 'openai:gpt-5-mini' or 'anthropic:claude-sonnet-4-5'; "
             "with base_url=... a bare name is a model of that OpenAI-compatible server; 'offline' needs nothing.",
         )
-    else:
+    elif address:
         _note(
             error,
-            f"{name!r} needs the key of its provider in the environment. A local server needs base_url=... and no "
-            "key; model='offline' needs neither.",
+            f"{name!r} needs the address of its server: set {address[0]}, or give Agent(..., base_url=...) where the "
+            "provider takes one; model='offline' needs none.",
+        )
+    elif isinstance(error, RuntimeError) or _CREDENTIALS.search(str(error)):
+        _note(
+            error,
+            f"{name!r} needs the key of its provider in the environment, and it is not set or empty. A local server "
+            "needs base_url=... and no key; model='offline' needs neither.",
         )
 
 
