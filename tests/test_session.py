@@ -393,16 +393,16 @@ def test_a_large_value_is_found_or_refused_after_others_have_moved_its_snapshot(
     tmp_path: Path, keep_history: int | None
 ) -> None:
     storage = SqlWorkflowStorage(db_file=tmp_path / "w.db", keep_history=keep_history)
-    Doing(session_id="s", storage=storage, session_state={"large": ["x" * 40_000], "n": 0}).run(lambda: None)
+    Doing(session_id="s", storage=storage, session_state={"large": ["x" * 80_000], "n": 0}).run(lambda: None)
     session_module.recent.forget(storage)
     reader = Doing(session_id="s", storage=storage)
     assert reader.session_state["n"] == 0
     session_module.recent.forget(storage)
     writer = Doing(session_id="s", storage=storage)
     for number in range(12):
-        writer.run(lambda: writer.session_state.update(large=[chr(97 + number) * 40_000]))  # noqa: B023
+        writer.run(lambda: writer.session_state.update(large=[chr(97 + number) * 80_000]))  # noqa: B023
     if keep_history is None:
-        assert reader.session_state["large"] == ["x" * 40_000]
+        assert reader.session_state["large"] == ["x" * 80_000]
     else:
         with pytest.raises(VersionNotKept):
             reader.session_state["large"]
@@ -410,11 +410,11 @@ def test_a_large_value_is_found_or_refused_after_others_have_moved_its_snapshot(
 
 
 def test_a_large_value_is_read_as_of_the_runs_own_version(storage: Storage) -> None:
-    seed = Doing(session_id="s", storage=storage, session_state={"log": [["x" * 20_000]]})
+    seed = Doing(session_id="s", storage=storage, session_state={"log": [["x" * 80_000]]})
     for number in range(5):
         seed.run(lambda: seed.session_state["log"].append(number))  # noqa: B023
     session_module.recent.forget(storage)
     workflow = Doing(session_id="s", storage=storage)
     workflow.run(lambda: None)
     seed.run(lambda: seed.session_state["log"].append("later"))
-    assert workflow.session_state["log"] == [["x" * 20_000], 0, 1, 2, 3, 4]
+    assert workflow.session_state["log"] == [["x" * 80_000], 0, 1, 2, 3, 4]

@@ -442,3 +442,35 @@ def test_the_input_is_recorded_whatever_parameters_run_has(storage: Storage) -> 
     for wrong in (lambda w: w.run(), lambda w: w.run(1, 2, 3), lambda w: w.run(1, first=1), lambda w: w.run(1, x=2)):
         with pytest.raises(TypeError):
             wrong(Simple(session_id="simple", storage=storage))
+
+
+def test_what_the_class_body_declares_stands_in_for_the_constructors_arguments(storage: Storage) -> None:
+    class Declared(Plain):
+        session_id = "fixed"
+        user_id = "ada"
+        name = "a name"
+
+    Declared.storage = storage
+    Declared().run("abc")
+    (head,) = storage.find_sessions(None)
+    assert (head.session_id, head.owner, head.workflow) == ("fixed", "ada", "a name")
+    assert Declared(session_id="given").session_id == "given"
+    assert Declared().workflow_id == "Declared"
+
+
+@pytest.mark.parametrize("wrong", ["api.db", dict, 3])
+def test_a_storage_of_a_wrong_type_is_refused_by_the_constructor(wrong: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"SqlWorkflowStorage\(db_file"):
+        Plain(storage=wrong)
+
+
+def test_a_constructor_that_forgets_super_is_told_so() -> None:
+    class Forgetful(Plain):
+        def __init__(self) -> None:
+            self.mine = 1
+
+    for use in (lambda w: w.run("a"), lambda w: w.session_state, lambda w: w.write_to_storage()):
+        with pytest.raises(InvalidInput, match=r"super\(\).__init__"):
+            use(Forgetful())
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        Plain().missing  # noqa: B018

@@ -33,10 +33,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Ask the user's iterator for its next item; the reply is the item, or `Ended`."""
+    """Go on with the user's iterator; the reply is its next item, or `Ended`."""
 
     iterator: Any
     scope: Scope
+    value: Any = None
+    """What the consumer sent, or the exception that it threw."""
+    throws: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,38 @@ Effect: TypeAlias = Call | Advance | Close | Store | Emit
 Flow: TypeAlias = Generator[Effect, Any, Any]
 
 
-def stream(flow: Flow) -> Generator[Any, None, Any]:
+class Abandoned(BaseException):
+    """Thrown into a flow whose consumer closes the iterator. A plain GeneratorExit in a flow means that nobody
+    performs its effects any more: the garbage collector, or a coroutine that is closed, ended its driver first."""
+
+
+def begin(flow: Flow) -> tuple[list[RunResponse], Handover | None]:
+    """Perform the beginning of a flow in plain code.
+
+    Returns:
+        what it emitted, and a `Handover` if `stream` or `astream` is to go on with it; None when it has ended.
+    """
+    emitted: list[RunResponse] = []
+    step: Callable[[Any], Effect] = flow.send
+    reply: Any = None
+    while True:
+        try:
+            effect = step(reply)
+        except StopIteration:
+            return emitted, None
+        step, reply = flow.send, None
+        if isinstance(effect, Emit):
+            if isinstance(effect.response, Handover):
+                return emitted, effect.response
+            emitted.append(effect.response)
+            continue
+        try:
+            reply = _perform(effect)
+        except BaseException as error:  # noqa: BLE001  # the flow decides, and raises it again
+            step, reply = flow.throw, error
+
+
+def stream(flow: Flow) -> Generator[Any, Any, Any]:
     """Perform a flow in plain code, handing out what it emits; returns what the flow returns."""
     step: Callable[[Any], Effect] = flow.send
     reply: Any = None
@@ -88,12 +122,16 @@ def stream(flow: Flow) -> Generator[Any, None, Any]:
             effect = step(reply)
         except StopIteration as end:
             return end.value
+        except Abandoned:
+            return None
         step = flow.send
         try:
             if isinstance(effect, Emit):
                 reply = yield effect.response
             else:
                 reply = _perform(effect)
+        except GeneratorExit as closing:
+            step, reply = flow.throw, Abandoned() if isinstance(effect, Emit) else closing
         except BaseException as error:  # noqa: BLE001  # the flow decides, and raises it again
             step, reply = flow.throw, error
 
@@ -108,19 +146,19 @@ def _perform(effect: Effect) -> Any:
         if isinstance(effect, Close):
             return effect.iterator.close()
         try:
-            return next(effect.iterator)
+            return (effect.iterator.throw if effect.throws else effect.iterator.send)(effect.value)
         except StopIteration as end:
             return Ended(end.value)
 
 
-async def astream(flow: Flow) -> AsyncGenerator[Any, None]:
+async def astream(flow: Flow) -> AsyncGenerator[Any, Any]:
     """Perform a flow on the running event loop, handing out what it emits."""
     step: Callable[[Any], Effect] = flow.send
     reply: Any = None
     while True:
         try:
             effect = step(reply)
-        except StopIteration:
+        except (StopIteration, Abandoned):
             return
         step = flow.send
         try:
@@ -128,6 +166,10 @@ async def astream(flow: Flow) -> AsyncGenerator[Any, None]:
                 reply = yield effect.response
             else:
                 reply = await _aperform(effect)
+        except GeneratorExit as closing:
+            # Only an iterator that is closed by `aclose()` may await anything more.
+            can_await = isinstance(effect, Emit) and _has_running_loop()
+            step, reply = flow.throw, Abandoned() if can_await else closing
         except BaseException as error:  # noqa: BLE001  # the flow decides, and raises it again
             step, reply = flow.throw, error
 
@@ -139,11 +181,21 @@ async def _aperform(effect: Effect) -> Any:
     with effect.scope():
         if isinstance(effect, Close):
             return await effect.iterator.aclose()
-        try:
-            result = effect.function() if isinstance(effect, Call) else anext(effect.iterator)
+        if isinstance(effect, Call):
+            result = effect.function()
             return await result if inspect.isawaitable(result) else result
+        try:
+            return await (effect.iterator.athrow if effect.throws else effect.iterator.asend)(effect.value)
         except StopAsyncIteration:
             return Ended(None)
+
+
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _on_a_thread(work: Callable[[], Any]) -> Any:

@@ -176,6 +176,8 @@ class Encoding:
             parts = shape.take(value)
         except Refused as refused:
             return self._refuse(value, path, str(refused))
+        except Exception as error:  # noqa: BLE001  # code of the class; it becomes a problem with a path
+            return self._refuse(value, path, _unreadable(shape.name, error))
         return tag(shape.kind, shape.name, *(self._part(part, path, depth) for part in parts))
 
     def _undeclared(self, value: Any, path: Path, depth: int) -> Any:
@@ -183,7 +185,11 @@ class Encoding:
         assert shape is not None
         if not self._loose:
             return self._refuse(value, path, undeclared(shape.name, shape.kind))
-        return self._dict({"$class": shape.name, **shape.outline(value)}, path, depth)
+        try:
+            outline = shape.outline(value)
+        except Exception as error:  # noqa: BLE001  # as above
+            return self._refuse(value, path, _unreadable(shape.name, error))
+        return self._dict({"$class": shape.name, **outline}, path, depth)
 
     def _instance_walk(self, kind: type) -> Callable[..., Any] | None:
         if kind in self._shapes:
@@ -197,6 +203,10 @@ class Encoding:
             return part
         self._spend(len(part))
         return {name: self.node(item, (path, Field(name)), depth) for name, item in part.items()}
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    return f"reading the fields of {name} raised {type_name(type(error))}: mend the object, or store plain data"
 
 
 _CONTAINERS: dict[type, Callable[..., Any]] = {

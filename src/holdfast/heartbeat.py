@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from typing import Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from holdfast import clock
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, StorageClosed
 from holdfast.storage.base import BEAT_EVERY, Storage
 from holdfast.threads import quiet
 
@@ -32,7 +33,7 @@ class OpenRun(Protocol):
     recorded: bool
 
     def record_start(self) -> None: ...
-    def fail_later(self, error: HoldfastError) -> None: ...
+    def fail_later(self, error: Exception) -> None: ...
     def abandon(self) -> None: ...
 
 
@@ -42,7 +43,8 @@ class Heartbeat:
     def __init__(self) -> None:
         self.process_id = clock.new_id()
         self._lock = threading.RLock()
-        self._runs: WeakSet[OpenRun] = WeakSet()
+        # The storage is held for the run: when both are garbage, the run is still to be committed there.
+        self._runs: WeakKeyDictionary[OpenRun, Storage] = WeakKeyDictionary()
         self._beats: WeakKeyDictionary[Storage, float] = WeakKeyDictionary()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -50,7 +52,7 @@ class Heartbeat:
     def watch(self, run: OpenRun) -> None:
         """Look after a run from now on."""
         with self._lock:
-            self._runs.add(run)
+            self._runs[run] = run.storage
             if self._thread is None:
                 self._thread = threading.Thread(target=self._look_after, name="holdfast-heartbeat", daemon=True)
                 self._thread.start()
@@ -61,12 +63,25 @@ class Heartbeat:
     def unwatch(self, run: OpenRun) -> None:
         """The run has ended."""
         with self._lock:
-            self._runs.discard(run)
+            self._runs.pop(run, None)
 
-    def close_open_runs(self) -> None:
-        """Commit and end every run that is still open; for the end of the process."""
+    def close_open_runs(self) -> list[BaseException]:
+        """Commit and end every run that is still open, for the end of the process; returns what some of them
+        raised."""
+        failures: list[BaseException] = []
         for run in self._open():
-            run.abandon()
+            try:
+                run.abandon()
+            except BaseException as error:  # noqa: BLE001  # the caller shows it, when the other runs are saved
+                failures.append(error)
+        for storage in list(self._beats):
+            try:
+                storage.beat(self.process_id, stopped=True)
+            except StorageClosed:
+                continue  # its owner is done with it, and the last beat grows stale by itself
+            except HoldfastError as error:
+                failures.append(error)
+        return failures
 
     def _open(self) -> list[OpenRun]:
         with self._lock:
@@ -96,7 +111,7 @@ class Heartbeat:
             elif now - self._beats.setdefault(run.storage, now) >= BEAT_EVERY:
                 run.storage.beat(self.process_id)
                 self._beats[run.storage] = now
-        except HoldfastError as error:
+        except Exception as error:  # noqa: BLE001  # the run raises it
             run.fail_later(error)
 
 
@@ -119,4 +134,5 @@ def heartbeat() -> Heartbeat:
 @atexit.register
 def _at_exit() -> None:
     if _current is not None and _pid == os.getpid():
-        _current.close_open_runs()
+        for error in _current.close_open_runs():
+            sys.excepthook(type(error), error, error.__traceback__)

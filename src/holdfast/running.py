@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,21 +25,19 @@ from weakref import ReferenceType
 
 from holdfast import clock, codec
 from holdfast.declared import Types
-from holdfast.drivers import Advance, Call, Close, Emit, Ended, Flow, Handover, Store
-from holdfast.errors import HoldfastError, StateConflict, UnstorableValue
+from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store
+from holdfast.errors import StateConflict, StorageBusy, UnstorableValue
 from holdfast.heartbeat import heartbeat
 from holdfast.metering import Meter, metering
 from holdfast.records import Failure, Run, RunStatus
 from holdfast.response import RunEvent, RunResponse
-from holdfast.session import Pending, Session
+from holdfast.session import Pending, Problems, Session
 
 COMMIT_EVERY = 1.0
 """Seconds after which changes are committed between two responses: what a kill can lose at most."""
 
 current: ContextVar[ActiveRun | None] = ContextVar("holdfast_current_run", default=None)
 """The run whose code is executing in this context."""
-
-_NOTHING = Pending([], {}, ())
 
 
 class ActiveRun:
@@ -73,6 +72,7 @@ class ActiveRun:
         self.outer = current.get()
         self.generator: ReferenceType[Any] | None = None
         self.iterator: Any = None
+        self.failure: BaseException | None = None
         self._record = record
         self._changed: dict[str, Any] = {}
         self._types = types
@@ -84,7 +84,8 @@ class ActiveRun:
         self._output = Output()
         self._sequence = 0
         self._saved_at = self.opened
-        self._deferred: HoldfastError | None = None
+        self._deferred: Exception | None = None
+        self._process = os.getpid()
         self._patches: list[bytes] = []
         # Guards the record: the heartbeat may write its start while the run writes its end.
         self._lock = threading.RLock()
@@ -96,12 +97,15 @@ class ActiveRun:
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Around the user's code: this run is the current one, and its meter counts what agents use."""
-        token = current.set(self)
+        before = current.get()
+        current.set(self)
         try:
             with metering(self._meter):
                 yield
         finally:
-            current.reset(token)
+            # Not by a token: whoever closes a coroutine may do it in another context, where nothing is to be undone.
+            if current.get() is self:
+                current.set(before)
 
     def encloses(self, inner: ActiveRun | None) -> bool:
         """Whether `inner`, the run current in the caller's context, is this one or was called from it."""
@@ -116,14 +120,11 @@ class ActiveRun:
         self._claim(self)
         self.begun = True
         self._changed["started_at"] = clock.now()
-        if self.session.awaits_commit:
-            try:
-                # What cannot be stored is reported when this run ends, so that its code has the chance to mend it.
-                self.session.commit(self.session.collect())
-            except StateConflict as conflict:
-                self._changed["refused_patch"] = conflict.patch
-                raise
-        self.session.refresh()
+        try:
+            self.session.start()
+        except StateConflict as conflict:
+            self._changed["refused_patch"] = conflict.patch
+            raise
         self._changed["base_version"] = self.session.version
         self._started = True
         heartbeat().watch(self)
@@ -149,7 +150,7 @@ class ActiveRun:
 
     def save_between(self) -> None:
         """Commit what is pending; a value that cannot be stored now may be mended before the run ends."""
-        self._commit(self.session.collect(), always=False)
+        self._save(is_last=False)
 
     def save_now(self) -> int:
         """Commit what is pending and return the session's version.
@@ -157,10 +158,9 @@ class ActiveRun:
         Raises:
             UnstorableValue: after everything else was committed.
         """
-        pending = self.session.collect()
-        self._commit(pending, always=False)
-        if pending.problems:
-            raise UnstorableValue(pending.problems)
+        problems = self._save(is_last=False)
+        if problems:
+            raise UnstorableValue(problems)
         return self.session.version
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -171,23 +171,42 @@ class ActiveRun:
             self.ended = True
         heartbeat().unwatch(self)
         try:
-            pending = self._pending_at_end(error)
-            if pending.problems and error is None:
-                error = UnstorableValue(pending.problems)
-            self._end_record(error)
-            self._commit(pending, always=True)
-            if pending.problems:
-                raise UnstorableValue(pending.problems)
+            if os.getpid() != self._process:
+                return  # the run is the parent's, which goes on with it after the fork
+            if self._started and self._rollback and error is None:
+                error = self._unstorable()
+            self.failure = error
+            if not self._started or (self._rollback and error is not None):
+                self._end_without_saving(error)
+            else:
+                self._end_saving(error)
         finally:
             self._release()
 
-    def _pending_at_end(self, error: BaseException | None) -> Pending:
-        if not self._started:
-            return _NOTHING  # the run's own code has not executed
-        if self._rollback and error is not None:
+    def _unstorable(self) -> UnstorableValue | None:
+        problems = self.session.collect().problems
+        return UnstorableValue(problems) if problems else None
+
+    def _end_without_saving(self, error: BaseException | None) -> None:
+        if self._started:
             self.session.restore()
-            return _NOTHING
-        return self.session.collect()
+        elif isinstance(error, StorageBusy):
+            return  # whoever waited for the storage once must not wait again for a record
+        self._end_record(error)
+        with self._lock:
+            self.session.write_run(self._current_record())
+        if isinstance(error, UnstorableValue):
+            raise error
+
+    def _end_saving(self, error: BaseException | None) -> None:
+        try:
+            problems = self._save(is_last=True, error=error)
+        except StateConflict:
+            if self._rollback:
+                self.session.restore()
+            raise
+        if problems:
+            raise UnstorableValue(problems)
 
     def saved_patches(self) -> list[bytes]:
         """The patches committed since the last call, oldest first."""
@@ -201,8 +220,8 @@ class ActiveRun:
                 self.session.write_run(self._current_record())
                 self.recorded = True
 
-    def fail_later(self, error: HoldfastError) -> None:
-        """Keep a failure of the heartbeat, to be raised by the next commit."""
+    def fail_later(self, error: Exception) -> None:
+        """Keep a failure of the heartbeat, to be raised after the next commit."""
         self._deferred = error
 
     def abandon(self) -> None:
@@ -212,22 +231,37 @@ class ActiveRun:
             generator.close()
         self.finish(GeneratorExit())
 
-    def _commit(self, pending: Pending, *, always: bool) -> None:
+    def end_undriven(self) -> None:
+        """End the run in plain code, because the driver that would perform its effects is gone."""
+        try:
+            if inspect.isgenerator(self.iterator):
+                self.iterator.close()
+        finally:
+            if self.begun:
+                self.finish(GeneratorExit())
+
+    def _save(self, *, is_last: bool, error: BaseException | None = None) -> Problems:
+        """Commit what is pending with the record, if that is to be written now; returns what cannot be stored."""
         self._saved_at = clock.monotonic()
-        deferred, self._deferred = self._deferred, None
-        if deferred is not None:
-            raise deferred
+
+        def record(pending: Pending) -> Run | None:
+            if is_last:
+                self._end_record(UnstorableValue(pending.problems) if pending.problems and error is None else error)
+            return self._current_record() if is_last or (pending.operations and not self.recorded) else None
+
         with self._lock:
-            wanted = always or (pending.operations and not self.recorded)
-            record = self._current_record() if wanted else None
             try:
-                patch = self.session.commit(pending, record)
+                saved = self.session.save(record, run_id=self.run_id)
             except StateConflict as conflict:
                 self._keep_refused(conflict)
                 raise
-            self.recorded = self.recorded or record is not None
-        if patch is not None:
-            self._patches.append(patch)
+            self.recorded = self.recorded or is_last or saved.patch is not None
+            if saved.patch is not None:
+                self._patches.append(saved.patch)
+        deferred, self._deferred = self._deferred, None
+        if deferred is not None:
+            raise deferred
+        return saved.problems
 
     def _keep_refused(self, conflict: StateConflict) -> None:
         self._changed["refused_patch"] = conflict.patch
@@ -291,7 +325,7 @@ def status_after(error: BaseException | None) -> RunStatus:
     """
     if error is None:
         return RunStatus.completed
-    if isinstance(error, GeneratorExit | asyncio.CancelledError | KeyboardInterrupt):
+    if isinstance(error, Abandoned | GeneratorExit | asyncio.CancelledError | KeyboardInterrupt):
         return RunStatus.cancelled
     return RunStatus.failed
 
@@ -301,8 +335,9 @@ def failure_of(error: BaseException | None) -> Failure | None:
     if error is None or status_after(error) is RunStatus.cancelled:
         return None
     kind = type(error)
-    lines = traceback.format_exception(kind, error, error.__traceback__, limit=-20)
-    return Failure(f"{kind.__module__}.{kind.__qualname__}", str(error), "".join(lines))
+    # Its own guard makes a message also of an exception whose `__str__` fails.
+    told = traceback.TracebackException(kind, error, error.__traceback__, limit=-20)
+    return Failure(f"{kind.__module__}.{kind.__qualname__}", str(told), "".join(told.format()))
 
 
 def flow(run: ActiveRun, function: Callable[[], Any], *, events: bool, plain: bool = False) -> Flow:
@@ -320,6 +355,9 @@ def flow(run: ActiveRun, function: Callable[[], Any], *, events: bool, plain: bo
         if events:
             yield Emit(run.stamp(RunResponse(event=RunEvent.workflow_started)))
         yield from _body(run, function, events, plain)
+    except GeneratorExit:
+        run.end_undriven()
+        raise
     except BaseException as error:
         yield from _ending(run, error, events)
         raise
@@ -341,13 +379,19 @@ def _body(run: ActiveRun, function: Callable[[], Any], events: bool, plain: bool
         if events:
             yield Emit(run.result)
         return
-    while not isinstance(item := (yield Advance(run.iterator, run.scope)), Ended):
+    advance = Advance(run.iterator, run.scope)
+    while not isinstance(item := (yield advance), Ended):
         response = run.stamp(item)
         if run.due:
             yield Store(run.save_between)
         if events:
             yield from _saved(run)
-        yield Emit(response)
+        try:
+            advance = Advance(run.iterator, run.scope, (yield Emit(response)))
+        except (Abandoned, GeneratorExit):
+            raise
+        except BaseException as thrown:  # noqa: BLE001  # the consumer's, for the user's code to handle
+            advance = Advance(run.iterator, run.scope, thrown, throws=True)
     run.result = item.value
 
 
@@ -357,6 +401,9 @@ def _ending(run: ActiveRun, error: BaseException, events: bool) -> Flow:
     if run.iterator is not None:
         try:
             yield Close(run.iterator, run.scope)
+        except GeneratorExit:
+            run.end_undriven()
+            raise
         except BaseException as closing:  # noqa: BLE001  # raised below, once the commit is made
             failure = closing
     if run.begun:

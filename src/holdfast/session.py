@@ -3,44 +3,67 @@
 Rules that must stay true:
 - to know what changed, every value that was handed out is encoded and compared with what is stored; nothing else
   is trusted, so no change can escape;
-- live containers are changed in place whenever the stored version moves, so that references kept from an earlier
-  run stay live;
-- a commit stands on the version that was loaded; if another commit came between, it is refused, not retried;
+- a patch is written on top of the very version that it was made from; if another commit came between, it is refused;
+- the live state moves to another version in place, as far as that gives exactly what is stored there, so that
+  references kept from an earlier run stay live. What may fail is done before anything is touched;
 - an unstorable value keeps the last stored value of its own top-level key and holds up no other key.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast import clock, codec, patch
 from holdfast.declared import Types
-from holdfast.errors import OutcomeUnknown, SessionDeleted, StateConflict, UnstorableValue, VersionNotKept
+from holdfast.encoding import MAX_BYTES
+from holdfast.errors import (
+    HoldfastError,
+    OutcomeUnknown,
+    SessionDeleted,
+    StateConflict,
+    UnstorableValue,
+    VersionNotKept,
+)
 from holdfast.patch import Operation
-from holdfast.records import Commit, Run
+from holdfast.records import Change, Commit, Run
 from holdfast.scalars import MARK
 from holdfast.state import SessionState, Undecoded
 from holdfast.storage.base import Storage
 from holdfast.stored import StoredDocument, recent
 
-MAX_STATE_SIZE = 64 * 1024 * 1024
+MAX_STATE_SIZE = MAX_BYTES
 """Bytes that all values of a session may have together, encoded."""
+
+Problems = tuple[tuple[str, str], ...]
+"""Paths of values that cannot be stored, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
     """What the live state has that is not stored: a patch, the new values, and what cannot be stored and why."""
 
+    document: StoredDocument
+    """The version that the patch was made from."""
     operations: list[Operation]
     values: dict[str, bytes]
-    problems: tuple[tuple[str, str], ...]
+    problems: Problems
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a commit stored, and what it could not."""
+
+    patch: bytes | None
+    problems: Problems
 
 
 class Session:
-    """One session as one workflow object uses it.
+    """One session as one workflow object uses it; may be used from several threads.
 
     Args:
         storage: where it is kept.
@@ -57,188 +80,238 @@ class Session:
         self.storage = storage
         self.owner = owner
         self.session_id = session_id
-        self.state = SessionState(self._decode)
+        self._state = SessionState(self._decode)
         self._workflow = workflow
         self._types = types
         self._defaults = defaults
         self._document: StoredDocument | None = None
         self._unresolved: tuple[Commit, StoredDocument] | None = None
-        self._refused = False
+        self._refused: bytes | None = None
+        """The patch that was refused last, until the live state is loaded anew."""
+        # Around every move and every commit. Re-entrant: the garbage collector may end a run at any moment.
+        self._lock = threading.RLock()
 
     @property
-    def loaded(self) -> bool:
-        return self._document is not None
-
-    @property
-    def awaits_commit(self) -> bool:
-        """Whether the live state may hold changes that the next run has to commit before it begins: not when it
-        was never loaded, is as new, or was refused, so that it must be loaded anew."""
-        if self._document is None or self._refused:
-            return False
-        return self._document.version > 0 or dict(self.state) != self._defaults
-
-    @property
-    def document(self) -> StoredDocument:
-        """The stored version that the live state stands on; loaded if that has not been done yet."""
+    def state(self) -> SessionState:
+        """The live state, loaded when it is first asked for."""
         if self._document is None:
-            self.refresh()
-            assert self._document is not None
-        return self._document
+            with self._lock:
+                if self._document is None:
+                    self.refresh()
+        return self._state
 
     @property
     def version(self) -> int:
-        return self.document.version
+        """The version that the live state stands on."""
+        return self._standing().version
+
+    def start(self) -> None:
+        """Begin a run: commit what was changed since the last one, then load what is stored now.
+
+        What cannot be stored is left as it is, so that the run can mend it.
+
+        Raises:
+            StateConflict, SessionDeleted: with `patch`, the changes that were refused; the next start drops them,
+                unless more has been changed until then.
+        """
+        with self._lock:
+            if self._document is not None:
+                self._resolve()
+                pending = self.collect()
+                was_refused = self._refused is not None and _encoded_patch(pending) == self._refused
+                if not was_refused and not self._is_as_new(pending):
+                    self._commit(pending)
+            self.refresh()
+
+    def save(self, record: Callable[[Pending], Run | None] | None = None, *, run_id: str = "") -> Saved:
+        """Commit everything that is pending, and with it the record of a run.
+
+        Args:
+            record: makes the record to write, told what is pending; None writes none.
+            run_id: of the run that made the changes.
+
+        Raises:
+            StateConflict, SessionDeleted: with `patch`, the changes that were refused.
+            StorageError: nothing of this commit was stored, or its outcome is not known; the next call finds out.
+        """
+        with self._lock:
+            self._resolve()
+            pending = self.collect()
+            run = record(pending) if record is not None else None
+            return Saved(self._commit(pending, run, run_id), pending.problems)
 
     def refresh(self) -> None:
-        """Bring the live state to what is stored now, in place. What is pending must have been committed before;
-        after a refused commit it is dropped here, being kept with the refusal."""
-        standing = self._document or recent.get(self.storage, self.owner, self.session_id)
-        known = standing.known if standing is not None and standing.version else None
-        stored = self.storage.load(self.owner, self.session_id, known=known)
-        if stored is None:
-            if self._document is None or self._document.version:
-                self._become(StoredDocument.unsaved())
-                self.state.update(copy.deepcopy(dict(self._defaults)))
-        elif stored.values is not None or standing is None:
-            self._become(StoredDocument.of(stored))
-        elif self._document is None or self._refused:
-            self._become(standing.after_changes(stored.changes) if stored.changes else standing)
-        elif stored.changes:
-            self._document = standing.after_changes(stored.changes)
-            for change in stored.changes:
-                self._follow(patch.decode_patch(change.patch))
-            self._end_aliasing()
-        self._refused = False
-        if self._document is not None and self._document.version:
-            recent.put(self.storage, self.owner, self.session_id, self._document)
+        """Bring the live state to what is stored now. What is pending must have been committed or refused before."""
+        with self._lock:
+            standing = self._document or recent.get(self.storage, self.owner, self.session_id)
+            known = standing.known if standing is not None and standing.version else None
+            stored = self.storage.load(self.owner, self.session_id, known=known)
+            changes: Sequence[Change] = ()
+            if stored is None:
+                is_new = self._document is not None and not self._document.version
+                document = self._document if is_new and self._document else StoredDocument.unsaved()
+            elif stored.values is not None or standing is None:
+                document = StoredDocument.of(stored)
+            else:
+                changes = stored.changes
+                document = standing.after_changes(changes) if changes else standing
+            if document is not self._document or self._refused is not None:
+                self._move_to(document, changes)
+            self._refused = None
+            if document.version:
+                recent.put(self.storage, self.owner, self.session_id, document)
 
     def restore(self) -> None:
-        """Undo in the live state, in place, everything that is not committed."""
-        document = self.document
-        self._become(document)
-        if not document.version:
-            self.state.update(copy.deepcopy(dict(self._defaults)))
+        """Undo in the live state, in place, everything that is not committed, unstorable values included."""
+        with self._lock:
+            self._move_to(self._standing(), (), keep_unstorable=False)
 
     def collect(self) -> Pending:
         """Compare the live state with the stored version; changes neither."""
-        document = self.document
-        slots = self.state.slots()
+        document = self._standing()
+        slots = self._state.slots()
         values: dict[str, bytes] = {}
         problems: list[tuple[str, str]] = []
         refused: set[str | None] = set()
+        seen: set[str] = set()
         for key, slot in slots:
             if type(slot) is Undecoded:
                 continue
+            path = codec.path_of(key)
             try:
-                path = codec.path_of(key)
                 name = codec.name_of(key, self._types, path)
                 data = codec.stable_encode(slot, self._types, path)
             except UnstorableValue as error:
                 problems += error.problems
                 refused.add(self._name_or_none(key))
                 continue
-            if name not in document or document.encoded(name, self._read) != data:
+            if name in seen:
+                problems.append((path, "two keys that are stored alike, as two NaNs are: keep one of them"))
+                refused.add(name)
+            elif name not in document or self._encoded(document, name) != data:
                 values[name] = data
+            seen.add(name)
         names = document.names()
         if refused or [key for key, _ in slots] != names:
             named = [slot.name if type(slot) is Undecoded else self._name_or_none(key) for key, slot in slots]
-            names = [name for name in named if name is not None and (name not in refused or name in document)]
+            known = [name for name in named if name is not None and (name not in refused or name in document)]
+            names = list(dict.fromkeys(known))
+            values = {name: data for name, data in values.items() if name not in refused}
         self._refuse_too_large(names, values, problems)
-        return Pending(self._difference(names, values), values, tuple(problems))
+        return Pending(document, self._difference(document, names, values), values, tuple(problems))
 
-    def commit(self, pending: Pending, run: Run | None = None) -> bytes | None:
-        """Write what is pending, and the record of a run with it; returns the patch that was stored, if any.
+    def _is_as_new(self, pending: Pending) -> bool:
+        """Whether all that is pending are the defaults of a session that is not stored yet."""
+        if pending.document.version:
+            return False
+        defaults = {}
+        for key, value in self._defaults.items():
+            with contextlib.suppress(UnstorableValue):  # reported when the run ends, as for any other value
+                defaults[codec.name_of(key, self._types)] = codec.encode(value, self._types)
+        return pending.values == defaults
+
+    def write_run(self, run: Run) -> None:
+        """Write the record of a run and nothing else.
 
         Raises:
-            StateConflict: with `patch`, the changes that were refused; the next `refresh` drops them.
-            SessionDeleted, StorageError: nothing of this commit was stored.
+            SessionDeleted: the session that the run began from was deleted.
         """
+        document = self._document
+        base, incarnation = (document.version, document.incarnation) if document is not None else (0, "")
+        self.storage.commit(self._commit_of(base, incarnation, run=run))
+
+    # -- commits ------------------------------------------------------------------------------------------------
+
+    def _commit(self, pending: Pending, run: Run | None = None, run_id: str = "") -> bytes | None:
         if not pending.operations:
             if run is not None:
                 self.write_run(run)
             return None
-        self._resolve()
-        document = self.document
+        document = pending.document
         encoded = patch.encode_patch(pending.operations)
         after = document.after_commit(pending.operations, pending.values, len(encoded))
-        snapshot = after.snapshot(self._read)
+        snapshot = after.snapshot(lambda name: self._encoded(document, name))
         if snapshot is not None:
             after = after.with_snapshot(snapshot)
-        commit = Commit(
-            owner=self.owner,
-            session_id=self.session_id,
-            commit_id=clock.new_id(),
-            base=document.version,
-            incarnation=document.incarnation,
-            workflow=self._workflow,
-            patch=encoded,
-            snapshot=snapshot,
-            run=run,
+        commit = self._commit_of(
+            document.version, document.incarnation, encoded, snapshot=snapshot, run=run, run_id=run_id
         )
         self._write(commit, after)
         return encoded
 
-    def write_run(self, run: Run) -> None:
-        """Write the record of a run and nothing else."""
-        self.storage.commit(
-            Commit(
-                owner=self.owner,
-                session_id=self.session_id,
-                commit_id=clock.new_id(),
-                base=0,
-                incarnation="",
-                workflow=self._workflow,
-                patch=None,
-                run=run,
-            )
+    def _commit_of(self, base: int, incarnation: str, encoded: bytes | None = None, **parts: Any) -> Commit:
+        return Commit(
+            owner=self.owner,
+            session_id=self.session_id,
+            commit_id=clock.new_id(),
+            base=base,
+            incarnation=incarnation,
+            workflow=self._workflow,
+            patch=encoded,
+            **parts,
         )
 
     def _write(self, commit: Commit, after: StoredDocument) -> None:
+        # Whatever ends the call without an answer, an interrupt included, leaves the outcome unknown; repeating the
+        # same commit is the only safe way to learn it.
+        self._unresolved = (commit, after)
         try:
             self.storage.commit(commit)
         except (StateConflict, SessionDeleted) as refusal:
-            refusal.patch = commit.patch
-            self._refused = True
+            refusal.patch = self._refused = commit.patch
+            self._unresolved = None
             raise
         except OutcomeUnknown:
-            # Repeating the same commit is the only safe way to learn what became of it; see `_resolve`.
-            self._unresolved = (commit, after)
             raise
-        if commit.patch is not None:
-            self._document = after
-            recent.put(self.storage, self.owner, self.session_id, after)
+        except HoldfastError:
+            self._unresolved = None
+            raise
+        self._unresolved = None
+        self._document = after
+        recent.put(self.storage, self.owner, self.session_id, after)
 
     def _resolve(self) -> None:
         if self._unresolved is not None:
-            commit, after = self._unresolved
-            self._unresolved = None
-            self._write(commit, after)
+            unresolved = self._unresolved
+            try:
+                self._write(*unresolved)
+            except (StateConflict, SessionDeleted):
+                raise
+            except HoldfastError:
+                self._unresolved = unresolved  # this try says nothing about the first one
+                raise
 
     # -- encoded values -----------------------------------------------------------------------------------------
 
-    def _read(self, name: str) -> bytes:
-        document = self.document
-        at = document.snapshot_version
+    def _standing(self) -> StoredDocument:
+        if self._document is None:
+            self.refresh()
+            assert self._document is not None
+        return self._document
+
+    def _encoded(self, document: StoredDocument, name: str) -> bytes:
+        """The encoded value of a name in a version that is stored."""
         try:
-            return self.storage.read_values(
-                self.owner, self.session_id, [name], incarnation=document.incarnation, at=at
-            )[name]
+            return document.encoded(name, lambda wanted: self._read(document, wanted))
         except VersionNotKept:
-            # The snapshot was thinned out since; the version itself may still be rebuilt from an older one.
-            stored = self.storage.load(self.owner, self.session_id, at=at)
-            if stored is None:
+            # The snapshot that the document was read from is gone; the version itself may still be kept.
+            stored = self.storage.load(self.owner, self.session_id, at=document.version)
+            if stored is None or stored.info.incarnation != document.incarnation:
                 raise
-            older = StoredDocument.of(stored)
-            return older.encoded(
-                name,
-                lambda wanted: self.storage.read_values(
-                    self.owner, self.session_id, [wanted], incarnation=older.incarnation, at=older.snapshot_version
-                )[wanted],
-            )
+            rebuilt = StoredDocument.of(stored)
+            data = rebuilt.encoded(name, lambda wanted: self._read(rebuilt, wanted))
+            document.settle(name, data)
+            return data
+
+    def _read(self, document: StoredDocument, name: str) -> bytes:
+        found = self.storage.read_values(
+            self.owner, self.session_id, [name], incarnation=document.incarnation, at=document.snapshot_version
+        )
+        return found[name]
 
     def _decode(self, name: str) -> Any:
         path = codec.path_of(codec.key_of(name, self._types))
-        return codec.decode(self.document.encoded(name, self._read), self._types, path)
+        return codec.decode(self._encoded(self._standing(), name), self._types, path)
 
     def _name_or_none(self, key: Any) -> str | None:
         try:
@@ -247,13 +320,11 @@ class Session:
             return None
 
     def _refuse_too_large(self, names: list[str], values: dict[str, bytes], problems: list[tuple[str, str]]) -> None:
-        document = self.document
-        size = document.size + sum(map(len, values.values()))
-        if size <= MAX_STATE_SIZE:
+        document = self._standing()
+        if document.size + sum(map(len, values.values())) <= MAX_STATE_SIZE:
             return
-        # Near the limit the sizes of what is replaced and removed matter as well.
-        replaced = set(values) | (set(document.names()) - set(names))
-        size -= sum(len(document.encoded(name, self._read)) for name in replaced if name in document)
+        # Near the limit every size is looked at, also those that are estimates, replaced or removed.
+        size = sum(len(values[name] if name in values else self._encoded(document, name)) for name in names)
         for name in sorted(values, key=lambda changed: -len(values[changed])):
             if size <= MAX_STATE_SIZE:
                 return
@@ -267,80 +338,87 @@ class Session:
                 )
             )
             size -= len(values.pop(name))
-            if name not in document:
+            if name in document:
+                size += len(self._encoded(document, name))
+            else:
                 names.remove(name)
 
-    def _difference(self, names: list[str], values: dict[str, bytes]) -> list[Operation]:
-        document = self.document
+    def _difference(self, document: StoredDocument, names: list[str], values: dict[str, bytes]) -> list[Operation]:
         old_names = document.names()
         removed, added = patch.displaced(old_names, names) if names != old_names else ([], [])
         fresh = set(added)
         operations = [Operation("remove", (name,), None) for name in removed]
         changed = [name for name in values if name not in fresh]
         operations += patch.diff(
-            {name: document.encoded(name, self._read) for name in changed}, {name: values[name] for name in changed}
+            {name: self._encoded(document, name) for name in changed}, {name: values[name] for name in changed}
         )
         for name in added:
-            value = values[name] if name in values else document.encoded(name, self._read)
+            value = values[name] if name in values else self._encoded(document, name)
             values[name] = value
             operations.append(Operation("add", (name,), value))
         return operations
 
     # -- live values --------------------------------------------------------------------------------------------
 
-    def _follow(self, operations: list[Operation]) -> None:
-        """Apply another's operations to the live state, which stood on the version before them."""
-        slots = self.state
-        for operation in operations:
-            name = operation.path[0]
-            key = codec.key_of(name, self._types)
-            slot = dict.get(slots, key)
-            if type(slot) is not Undecoded and key in slots and self._encoded_or_none(slot) is None:
-                slot = Undecoded(name)
-                dict.__setitem__(slots, key, slot)
-            if len(operation.path) > 1:
-                if type(slot) is not Undecoded:
-                    patch.apply_live(slots, [operation], self._types)
-            elif operation.op == "replace" and type(slot) is not Undecoded:
-                assert operation.value is not None
-                dict.__setitem__(slots, key, patch.graft(slot, codec.decode(operation.value, self._types)))
-            else:
-                dict.pop(slots, key, None)
-                if operation.op != "remove":
-                    dict.__setitem__(slots, key, Undecoded(name))
+    def _move_to(self, document: StoredDocument, changes: Sequence[Change], *, keep_unstorable: bool = True) -> None:
+        """Make the live state equal to a document, keeping every container that can be kept.
 
-    def _become(self, document: StoredDocument) -> None:
-        """Make the live state equal to a document, keeping every container that can be kept."""
-        live = {key: slot for key, slot in self.state.slots() if type(slot) is not Undecoded}
-        dict.clear(self.state)
-        self._document = document
-        marks = document.marks()
-        if not live and not any(name.startswith(MARK) for name in marks):
-            dict.update(self.state, marks)
+        Args:
+            changes: how the document came about, if the live state stands on the version before them.
+            keep_unstorable: leave a value that cannot be stored where it is, if nobody else has changed its key.
+        """
+        live = {key: slot for key, slot in self._state.slots() if type(slot) is not Undecoded}
+        marks: dict[Any, Any] = dict(document.marks())
+        if any(name.startswith(MARK) for name in marks):
+            marks = {codec.key_of(name, self._types): mark for name, mark in marks.items()}
+        if not document.version:
+            self._place(document, _grafted(live, copy.deepcopy(dict(self._defaults))))
             return
-        for name, mark in marks.items():
-            key = codec.key_of(name, self._types)
-            slot: Any = mark
-            if key in live:
-                stored = document.encoded(name, self._read)
-                slot = live[key]
-                if self._encoded_or_none(slot) != stored:
-                    slot = patch.graft(slot, codec.decode(stored, self._types, codec.path_of(key)))
-            dict.__setitem__(self.state, key, slot)
-        self._end_aliasing()
+        if not live:
+            self._place(document, marks)
+            return
+        targets = {
+            key: self._encoded(document, marks[key].name) for key in live if key in marks
+        }  # all that must be read is read before anything is touched
+        kept = self._unstorable_to_keep(live, targets) if keep_unstorable else {}
+        operations = _by_name(changes)
+        for key, target in targets.items():
+            if key not in kept and self._encoded_or_none(live[key]) != target:
+                self._update(live, key, target, operations.get(marks[key].name, []))
+        for key, target in targets.items():
+            # Also catches what was meant for one place and reached another, because one object stood at both:
+            # stored values are separate, so a change that nobody made there would be saved.
+            if key in kept or self._encoded_or_none(live[key]) == target:
+                marks[key] = live[key]
+        self._place(document, {**marks, **{key: value for key, value in kept.items() if key not in marks}})
 
-    def _end_aliasing(self) -> None:
-        """Decode anew what a change meant for one place has changed at another, too, because one object stood at
-        both: stored values are separate, so a change that nobody made there would be saved."""
-        for key, slot in self.state.slots():
-            if type(slot) is Undecoded:
-                continue
-            encoded = self._encoded_or_none(slot)
-            if encoded is not None and encoded != self._stored(key):
-                dict.__setitem__(self.state, key, self._decode(codec.name_of(key, self._types)))
+    def _place(self, document: StoredDocument, slots: Mapping[Any, Any]) -> None:
+        dict.clear(self._state)
+        dict.update(self._state, slots)
+        self._document = document
+        if self._state.is_viewed:
+            # A view that was taken earlier shows raw slots; what cannot be decoded raises when it is asked for.
+            with contextlib.suppress(HoldfastError):
+                self._state.touch_all()
 
-    def _stored(self, key: Any) -> bytes:
-        return self.document.encoded(codec.name_of(key, self._types), self._read)
+    def _unstorable_to_keep(self, live: Mapping[Any, Any], targets: Mapping[Any, bytes]) -> dict[Any, Any]:
+        old = self._standing()
+        kept = {}
+        for key, value in live.items():
+            if self._encoded_or_none(value) is None:
+                name = self._name_or_none(key)
+                before = self._encoded(old, name) if name is not None and name in old else None
+                if targets.get(key) == before:
+                    kept[key] = value
+        return kept
+
+    def _update(self, live: dict[Any, Any], key: Any, target: bytes, operations: list[Operation]) -> None:
+        """Try to bring one live value to its target in place; whether that worked is for the caller to see."""
+        with contextlib.suppress(HoldfastError):
+            if operations and all(len(operation.path) > 1 for operation in operations):
+                patch.apply_live({key: live[key]}, operations, self._types)
+            else:
+                live[key] = patch.graft(live[key], codec.decode(target, self._types))
 
     def _encoded_or_none(self, value: Any) -> bytes | None:
         """None for a value that cannot be stored: it was reported when it could not be saved."""
@@ -348,3 +426,19 @@ class Session:
             return codec.encode(value, self._types)
         except UnstorableValue:
             return None
+
+
+def _by_name(changes: Sequence[Change]) -> dict[str, list[Operation]]:
+    operations: dict[str, list[Operation]] = {}
+    for change in changes:
+        for operation in patch.decode_patch(change.patch):
+            operations.setdefault(operation.path[0], []).append(operation)
+    return operations
+
+
+def _grafted(live: Mapping[Any, Any], new: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: patch.graft(live[key], value) if key in live else value for key, value in new.items()}
+
+
+def _encoded_patch(pending: Pending) -> bytes:
+    return patch.encode_patch(pending.operations)

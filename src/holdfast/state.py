@@ -46,7 +46,7 @@ class SessionState(dict[Any, Any]):
     {'topics': ['sqlite'], 'n': 1}
     """
 
-    __slots__ = ("_decode", "_lock")
+    __slots__ = ("_decode", "_lock", "is_viewed")
 
     def __init__(self, decode: Callable[[str], Any] | None = None) -> None:
         super().__init__()
@@ -54,6 +54,8 @@ class SessionState(dict[Any, Any]):
         # Two threads that touch one value for the first time must be given one object. Re-entrant, because the
         # garbage collector may finalise another run while a value is being decoded.
         self._lock = threading.RLock()
+        self.is_viewed = False
+        """Whether a live view of the values was handed out: from then on there may be no mark that it could show."""
 
     def _touch(self, key: Any, slot: Any) -> Any:
         if type(slot) is not Undecoded:
@@ -68,7 +70,8 @@ class SessionState(dict[Any, Any]):
             dict.__setitem__(self, key, value)
             return value
 
-    def _touch_all(self) -> None:
+    def touch_all(self) -> None:
+        """Decode every value that has not been asked for."""
         for key, slot in self.slots():
             self._touch(key, slot)
 
@@ -104,11 +107,13 @@ class SessionState(dict[Any, Any]):
         return dict.__iter__(self)
 
     def values(self) -> ValuesView[Any]:  # type: ignore[override]  # dict's own view type cannot be subclassed
-        self._touch_all()
+        self.touch_all()
+        self.is_viewed = True
         return dict.values(self)
 
     def items(self) -> ItemsView[Any, Any]:  # type: ignore[override]
-        self._touch_all()
+        self.touch_all()
+        self.is_viewed = True
         return dict.items(self)
 
     def copy(self) -> dict[Any, Any]:
@@ -125,9 +130,9 @@ class SessionState(dict[Any, Any]):
         return dict, (dict(self),)
 
     def __eq__(self, other: object) -> bool:
-        self._touch_all()
+        self.touch_all()
         if isinstance(other, SessionState):
-            other._touch_all()
+            other.touch_all()
         return dict.__eq__(self, other)
 
     def __ne__(self, other: object) -> bool:
@@ -142,5 +147,5 @@ class SessionState(dict[Any, Any]):
         return other | dict(self) if isinstance(other, dict) else NotImplemented
 
     def __repr__(self) -> str:
-        self._touch_all()
+        self.touch_all()
         return dict.__repr__(self)

@@ -21,11 +21,13 @@ from holdfast.state import Undecoded
 from holdfast.storage.base import Storage
 
 Read = Callable[[str], bytes]
-"""Reads the stored value of a name as of the document's snapshot."""
+"""Finds the encoded value of a name: as of the document's snapshot, or as of its own version."""
 
 # A snapshot is due when the patches since the last one outweigh half of the values they changed: bytes written then
 # stay below three times the bytes changed. Below the floor a few pages are cheaper than the bookkeeping.
 SNAPSHOT_FLOOR = 16_384
+# A snapshot lists every value, changed or not, in about so many bytes each.
+LISTING_BYTES = 80
 # Many small patches cost time to replay long before they weigh much.
 SNAPSHOT_PATCHES = 1_000
 
@@ -33,16 +35,12 @@ SNAPSHOT_PATCHES = 1_000
 class _Entry:
     """One encoded value: its data (None until read) with operations still to be applied to it."""
 
-    __slots__ = ("content", "position", "size")
+    __slots__ = ("content", "size")
 
-    def __init__(
-        self, data: bytes | None, size: int, position: int | None, pending: tuple[Operation, ...] = ()
-    ) -> None:
+    def __init__(self, data: bytes | None, size: int, pending: tuple[Operation, ...] = ()) -> None:
         self.content = (data, pending)
         self.size = size
-        """Bytes of the encoded value; an estimate while operations are pending."""
-        self.position = position
-        """Where the last snapshot has it; None for a key added since."""
+        """Bytes of the encoded value; an estimate from above while operations are pending."""
 
 
 class StoredDocument:
@@ -52,7 +50,6 @@ class StoredDocument:
         "_changed",
         "_entries",
         "_marks",
-        "_removed",
         "incarnation",
         "patch_bytes",
         "patches",
@@ -68,9 +65,10 @@ class StoredDocument:
         self.patches = 0
         self.patch_bytes = 0
         self.size = 0
+        """Bytes of all values; an estimate from above, see `_Entry.size`."""
         self._entries: dict[str, _Entry] = {}
         self._changed: set[str] = set()
-        self._removed: set[str] = set()
+        """Names of values that differ from those of the snapshot, or are missing there."""
         self._marks: dict[str, Undecoded] | None = None
 
     @classmethod
@@ -84,8 +82,7 @@ class StoredDocument:
         info = stored.info
         document = cls(info.incarnation, info.snapshot_version, info.snapshot_version)
         for value in stored.values or ():
-            document._entries[value.name] = _Entry(value.data, value.size, value.position)
-            document.size += value.size
+            document._entries[value.name] = _Entry(value.data, value.size)
         document._apply(stored.changes)
         return document
 
@@ -116,9 +113,14 @@ class StoredDocument:
             patch.apply(values, pending)
             data = values[name]
         if data is not entry.content[0]:
-            entry.size = len(data)
-            entry.content = (data, ())
+            self.settle(name, data)
         return data
+
+    def settle(self, name: str, data: bytes) -> None:
+        """Keep the value of a name, now that it is known for this version."""
+        entry = self._entries[name]
+        entry.size = len(data)
+        entry.content = (data, ())
 
     def after_changes(self, changes: Iterable[Change]) -> StoredDocument:
         """The document after changes that others committed."""
@@ -135,31 +137,28 @@ class StoredDocument:
             name = operation.path[0]
             if len(operation.path) == 1:
                 document._apply_top(operation)
-            elif name not in document._changed or document._entries[name].content[0] is not values[name]:
-                document._put(name, values[name], document._entries[name].position)
+            elif document._entries[name].content[0] is not values[name]:
+                document._put(name, values[name])
         document._count(patch_size)
         return document
 
-    def snapshot(self, read: Read) -> Snapshot | None:
-        """The values to be stored whole with the commit that made this document; None when that is not due."""
+    def snapshot(self, encoded: Read) -> Snapshot | None:
+        """What is to be stored whole with the commit that made this document; None when that is not due."""
         if not self._is_snapshot_due():
             return None
-        last = max((entry.position for entry in self._entries.values() if entry.position is not None), default=-1)
         values = []
-        for name, entry in self._entries.items():
-            if name not in self._changed:
-                continue
-            data = self.encoded(name, read)
-            position = entry.position
-            if position is None:
-                position = last = last + 1
-            values.append(StoredValue(name, position, self.version, len(data), data))
-        return Snapshot(tuple(values), tuple(self._removed - self._entries.keys()))
+        for name in self._entries:
+            if name in self._changed:
+                data, pending = self._entries[name].content
+                if data is None or pending:
+                    data = encoded(name)
+                values.append(StoredValue(name, len(data), data))
+        return Snapshot(tuple(self._entries), tuple(values))
 
     def _is_snapshot_due(self) -> bool:
         if self.patches >= SNAPSHOT_PATCHES:
             return True
-        if self.patch_bytes <= SNAPSHOT_FLOOR:
+        if self.patch_bytes <= max(SNAPSHOT_FLOOR, LISTING_BYTES * len(self._entries)):
             return False
         return self.patch_bytes > sum(self._entries[name].size for name in self._changed & self._entries.keys()) // 2
 
@@ -169,9 +168,8 @@ class StoredDocument:
         document.snapshot_version = document.version
         document.patches = document.patch_bytes = 0
         for value in snapshot.values:
-            document._entries[value.name] = _Entry(value.data, value.size, value.position)
+            document._entries[value.name] = _Entry(value.data, value.size)
         document._changed = set()
-        document._removed = set()
         return document
 
     def _copy(self) -> StoredDocument:
@@ -179,7 +177,6 @@ class StoredDocument:
         document.patches, document.patch_bytes, document.size = self.patches, self.patch_bytes, self.size
         document._entries = self._entries.copy()
         document._changed = self._changed.copy()
-        document._removed = self._removed.copy()
         document._marks = self._marks
         return document
 
@@ -197,30 +194,29 @@ class StoredDocument:
         for name, operations in deeper.items():
             entry = self._entries[name]
             data, pending = entry.content
-            size = entry.size + sum(len(operation.value or b"") for operation in operations)
-            self._entries[name] = _Entry(data, size, entry.position, (*pending, *operations))
+            size = entry.size + sum(len(operation.value or b"") + 1 for operation in operations)
+            self._entries[name] = _Entry(data, size, (*pending, *operations))
             self._changed.add(name)
-            self.size += size - entry.size
+        # Added up anew, so that no estimate outlives the reading of its value.
+        self.size = sum(entry.size for entry in self._entries.values())
 
     def _apply_top(self, operation: Operation) -> None:
         name = operation.path[0]
         if operation.op == "replace":
-            self._put(name, operation.value or b"", self._entries[name].position)
+            self._put(name, operation.value or b"")
             return
         self._marks = None
         old = self._entries.pop(name, None)
         if old is not None:
             self.size -= old.size
             self._changed.add(name)
-            if old.position is not None:
-                self._removed.add(name)
         if operation.op == "add":
-            self._put(name, operation.value or b"", None)
+            self._put(name, operation.value or b"")
 
-    def _put(self, name: str, data: bytes, position: int | None) -> None:
+    def _put(self, name: str, data: bytes) -> None:
         old = self._entries.get(name)
         self.size += len(data) - (old.size if old else 0)
-        self._entries[name] = _Entry(data, len(data), position)
+        self._entries[name] = _Entry(data, len(data))
         self._changed.add(name)
 
     def _count(self, patch_size: int) -> None:

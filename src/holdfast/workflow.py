@@ -9,17 +9,18 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from weakref import ref
 
 from holdfast import clock, codec
 from holdfast.agent import Agent, is_pydantic_agent
 from holdfast.declared import Types
-from holdfast.drivers import Flow, astream, stream
+from holdfast.drivers import Flow, astream, begin, stream
 from holdfast.errors import InvalidInput, RunInProgress, UnstorableValue
 from holdfast.heartbeat import heartbeat
 from holdfast.records import Run, RunStatus
@@ -50,6 +51,8 @@ class Workflow:
         name: recorded with each session and run; the class name when absent.
         session_state: what a session that is not stored yet starts with; copied.
         attributes: any public, non-callable name that the class declares.
+
+    What the class body declares of these, `storage` or `name` say, is used where the constructor is given nothing.
 
     Attributes:
         run_id: of the current run, or else of the last one; None before the first.
@@ -88,14 +91,17 @@ class Workflow:
         session_state: Mapping[Any, Any] | None = None,
         **attributes: Any,
     ) -> None:
+        _wrap_run(type(self))  # it may have been assigned after the class was made
         self._set_declared(attributes)
         if self.on_error not in ("commit", "rollback"):
             raise InvalidInput(f'on_error is "commit" or "rollback", not {self.on_error!r}')
+        session_id, user_id = self._or_declared("session_id", session_id), self._or_declared("user_id", user_id)
+        storage = self._or_declared("storage", storage)
         self.session_id = check_id("session_id", session_id) if session_id is not None else clock.new_id()
         self.user_id = check_id("user_id", user_id) if user_id is not None else None
-        self.name = name or type(self).__name__
-        self.workflow_id = workflow_id or type(self).__name__
-        self.storage: Storage = storage if storage is not None else MemoryStorage()
+        self.name = self._or_declared("name", name) or type(self).__name__
+        self.workflow_id = self._or_declared("workflow_id", workflow_id) or type(self).__name__
+        self.storage: Storage = _check_storage(storage) if storage is not None else MemoryStorage()
         self.run_id: str | None = None
         self._types = _declared_types(type(self))
         self._session = Session(
@@ -104,7 +110,7 @@ class Workflow:
             self.session_id,
             workflow=self.name,
             types=self._types,
-            defaults=_check_state(session_state) if session_state is not None else self._default_state,
+            defaults=copy.deepcopy(_check_state(session_state)) if session_state is not None else self._default_state,
         )
         self._active: ActiveRun | None = None
         # Re-entrant: the garbage collector may end an abandoned run of this object while the lock is held.
@@ -112,13 +118,13 @@ class Workflow:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = vars(cls)
-        if inspect.isfunction(own.get("run")):
-            cls.run = _wrapped(own["run"])  # type: ignore[method-assign]
-        if "session_state" in own and not isinstance(own["session_state"], property):
-            cls._default_state = _check_state(own["session_state"])
-            del cls.session_state  # the name stays the property of the base class
-        for attribute, value in list(own.items()):
+        _wrap_run(cls)
+        state = inspect.getattr_static(cls, "session_state")
+        if state is not vars(Workflow)["session_state"]:
+            cls._default_state = _check_state(state)
+            # The name stays the property of the base class.
+            setattr(cls, "session_state", vars(Workflow)["session_state"])  # noqa: B010  # a type checker sees a value
+        for attribute, value in list(vars(cls).items()):
             if is_pydantic_agent(value):
                 agent = Agent(value)
                 setattr(cls, attribute, agent)
@@ -135,8 +141,6 @@ class Workflow:
         Raises:
             StorageError: it could not be loaded.
         """
-        if not self._session.loaded:
-            self._session.refresh()
         return self._session.state
 
     @session_state.setter
@@ -159,14 +163,26 @@ class Workflow:
         """
         if self._active is not None:
             return self._active.save_now()
-        pending = self._session.collect()
-        self._session.commit(pending)
-        if pending.problems:
-            raise UnstorableValue(pending.problems)
+        saved = self._session.save()
+        if saved.problems:
+            raise UnstorableValue(saved.problems)
         return self._session.version
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(session_id={self.session_id!r})"
+
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+
+        def __getattr__(self, attribute: str) -> NoReturn:
+            if attribute in ("_session", "_active", "_types"):
+                raise InvalidInput(
+                    f"{type(self).__name__}.__init__ did not call super().__init__(); pass its keyword arguments on: "
+                    "def __init__(self, **options): super().__init__(**options)"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
+
+    def _or_declared(self, keyword: str, given: Any) -> Any:
+        return getattr(type(self), keyword, None) if given is None else given
 
     def _set_declared(self, attributes: Mapping[str, Any]) -> None:
         if not attributes:
@@ -214,6 +230,23 @@ class Workflow:
         self._active = None
 
 
+def _wrap_run(cls: type[Workflow]) -> None:
+    """See to it that the `run()` of a class, wherever it comes from, is run as a run.
+
+    Raises:
+        InvalidInput: it is not a function.
+    """
+    function = inspect.getattr_static(cls, "run")
+    if getattr(function, "_is_run_of_workflow", False) or function is vars(Workflow)["run"]:
+        return
+    if not inspect.isfunction(function):
+        raise InvalidInput(
+            f"{cls.__name__}.run is a {type(function).__name__}, so that its runs could not be saved; "
+            "make it a method: def run(self, ...)"
+        )
+    cls.run = _wrapped(function)  # type: ignore[method-assign]
+
+
 def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     """The user's `run()`, run as a run: the one place where plain and async workflows part."""
     parameters = Parameters(function)
@@ -227,16 +260,16 @@ def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(self, *args, **kwargs)
         events = "stream_events" not in parameters.names and bool(kwargs.pop("stream_events", False))
         given = parameters.given(self, args, kwargs)
-        call = functools.partial(function, self, *args, **kwargs)
         active = self._new_run(given)
-        if ayields or (awaits and events):
-            return astream(flow(active, call, events=events))
-        if awaits:
-            return _acomplete(active, astream(flow(active, call, events=False)))
-        if yields or events:
-            return _streamed(active, call, events=events)
-        return _called(active, call)
+        is_plain = not (yields or awaits or ayields)
+        steps = flow(active, functools.partial(function, self, *args, **kwargs), events=events, plain=is_plain)
+        if is_plain:
+            return _called(active, steps, events)
+        if yields:
+            return _streamed(active, steps)
+        return astream(steps) if ayields or events else _acomplete(active, steps)
 
+    run._is_run_of_workflow = True  # type: ignore[attr-defined]
     return run
 
 
@@ -267,36 +300,53 @@ class Parameters:
         return dict(list(bound.arguments.items())[1:])
 
 
-def _streamed(active: ActiveRun, call: Callable[[], Any], *, events: bool) -> Any:
-    responses = stream(flow(active, call, events=events))
+def _streamed(active: ActiveRun, steps: Flow) -> Any:
+    responses = stream(steps)
     active.generator = ref(responses)
     return responses
 
 
-def _called(active: ActiveRun, call: Callable[[], Any]) -> Any:
+def _called(active: ActiveRun, steps: Flow, events: bool) -> Any:
     """Run a plain function. When it returned an iterator or an awaitable, the run goes on in that."""
-    steps = flow(active, call, events=False, plain=True)
-    responses = stream(steps)
-    for handover in responses:
-        if inspect.isgenerator(handover.result):
-            active.generator = ref(responses)
-            return responses
-        rest = _handed_over(steps, responses)
-        return rest if inspect.isasyncgen(handover.result) else _acomplete(active, rest)
-    return active.result
+    try:
+        emitted, handover = begin(steps)
+    except RuntimeError as error:
+        _raise_as_raised(error)
+    if handover is None:
+        return iter(emitted) if events else active.result
+    if inspect.isgenerator(handover.result):
+        return _chained(emitted, _streamed(active, steps)) if events else _streamed(active, steps)
+    if inspect.isasyncgen(handover.result) or events:
+        return _achained(emitted, astream(steps)) if events else astream(steps)
+    return _acomplete(active, steps)
 
 
-async def _handed_over(steps: Flow, begun: Any) -> AsyncIterator[RunResponse]:
-    """The rest of a run that began in plain code. Holding `begun` ends the run even if this is never iterated."""
-    async for response in astream(steps):
+def _chained(emitted: list[RunResponse], rest: Iterator[RunResponse]) -> Iterator[RunResponse]:
+    yield from emitted
+    yield from rest
+
+
+async def _achained(emitted: list[RunResponse], rest: AsyncIterator[RunResponse]) -> AsyncIterator[RunResponse]:
+    for response in emitted:
         yield response
-    del begun
+    async for response in rest:
+        yield response
 
 
-async def _acomplete(active: ActiveRun, responses: AsyncIterator[RunResponse]) -> Any:
-    async for _ in responses:
-        pass
+async def _acomplete(active: ActiveRun, steps: Flow) -> Any:
+    try:
+        async for _ in astream(steps):
+            pass
+    except RuntimeError as error:
+        _raise_as_raised(error)
     return active.result
+
+
+def _raise_as_raised(error: RuntimeError) -> NoReturn:
+    """Raise the user's StopIteration or StopAsyncIteration, which no generator lets through as it is (PEP 479)."""
+    if isinstance(error.__cause__, StopIteration | StopAsyncIteration):
+        raise error.__cause__ from None
+    raise error
 
 
 def check_id(what: str, value: Any) -> str:
@@ -315,6 +365,16 @@ def check_id(what: str, value: Any) -> str:
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
         raise InvalidInput(f"{what} must not contain NUL or lone surrogates")
     return value
+
+
+def _check_storage(storage: Any) -> Any:
+    if isinstance(storage, type) or not callable(getattr(storage, "commit", None)):
+        kind = storage.__name__ if isinstance(storage, type) else type(storage).__name__
+        raise InvalidInput(
+            f'storage must be an object such as SqlWorkflowStorage(db_file="workflows.db"), not {kind}'
+            + (" itself" if isinstance(storage, type) else "")
+        )
+    return storage
 
 
 def _check_state(state: Any) -> Mapping[Any, Any]:
