@@ -48,6 +48,8 @@ class Engine:
         self._queue: queue.SimpleQueue[Request[Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_served = True
+        self._unwaited: list[Request[Any]] = []
+        """Queued writes that nobody waits for; later ones must not overtake them."""
         self._writer = Writer(self._database, self._abandon_connections)
         self._writer.connection = connection
         self._readers = Readers(self._database)
@@ -75,8 +77,9 @@ class Engine:
         unwaited = failures if threading.get_ident() in busy_threads else None
         request = Request(work, table, timeout, is_durable=is_durable, failures=unwaited)
         try:
-            is_free = unwaited is None and self._queue.empty()
-            if not (is_free and self._writer.perform_at_once(request)):
+            if unwaited is not None:
+                self._unwaited.append(request)
+            if self._is_overtaking() or not self._writer.perform_at_once(request):
                 self._queue.put(request)
                 self._serve_queue()
             return None if unwaited is not None else request.outcome(self.where)
@@ -168,6 +171,11 @@ class Engine:
             return []
         self._process = 0
         return inherited
+
+    def _is_overtaking(self) -> bool:
+        """Whether something is queued that must be written before a new request."""
+        self._unwaited = [request for request in self._unwaited if not request.is_decided]
+        return bool(self._unwaited) or not self._queue.empty()
 
     def _require_usable(self) -> None:
         if self._is_closing:
