@@ -15,7 +15,7 @@ import pydantic
 import pytest
 from pydantic_core import PydanticSerializationError
 
-from holdfast.state import SessionState, Undecoded
+from holdfast.state import UNDECODED, SessionState
 
 CONTENT = {"a": ["a"], "b": ["b"], "c": ["c"]}
 
@@ -34,7 +34,7 @@ class Decoder:
 def stored(decode: Callable[[str], Any] | None = None) -> SessionState:
     state = SessionState(decode or Decoder())
     for key in CONTENT:
-        dict.__setitem__(state, key, Undecoded(key))
+        dict.__setitem__(state, key, UNDECODED)
     return state
 
 

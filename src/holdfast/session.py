@@ -31,8 +31,7 @@ from holdfast.errors import (
 )
 from holdfast.patch import Operation
 from holdfast.records import Change, Commit, Run
-from holdfast.scalars import MARK
-from holdfast.state import SessionState, Undecoded
+from holdfast.state import UNDECODED, SessionState
 from holdfast.storage.base import Storage
 from holdfast.stored import StoredDocument, recent
 
@@ -174,13 +173,11 @@ class Session:
         problems: list[tuple[str, str]] = []
         refused: set[str | None] = set()
         seen: set[str] = set()
-        for key, slot in slots:
-            if type(slot) is Undecoded:
-                continue
+        for key, value in [item for item in slots if item[1] is not UNDECODED]:
             path = codec.path_of(key)
             try:
                 name = codec.name_of(key, self._types, path)
-                data = codec.stable_encode(slot, self._types, path)
+                data = codec.stable_encode(value, self._types, path)
             except UnstorableValue as error:
                 problems += error.problems
                 refused.add(self._name_or_none(key))
@@ -192,8 +189,9 @@ class Session:
                 values[name] = data
             seen.add(name)
         names = document.names()
-        if refused or [key for key, _ in slots] != names:
-            named = [slot.name if type(slot) is Undecoded else self._name_or_none(key) for key, slot in slots]
+        keys = [key for key, _ in slots]
+        if refused or keys != names:
+            named = [self._name_or_none(key) for key in keys]
             known = [name for name in named if name is not None and (name not in refused or name in document)]
             names = list(dict.fromkeys(known))
             values = {name: data for name, data in values.items() if name not in refused}
@@ -309,9 +307,9 @@ class Session:
         )
         return found[name]
 
-    def _decode(self, name: str) -> Any:
-        path = codec.path_of(codec.key_of(name, self._types))
-        return codec.decode(self._encoded(self._standing(), name), self._types, path)
+    def _decode(self, key: Any) -> Any:
+        name = codec.name_of(key, self._types)
+        return codec.decode(self._encoded(self._standing(), name), self._types, codec.path_of(key))
 
     def _name_or_none(self, key: Any) -> str | None:
         try:
@@ -367,30 +365,30 @@ class Session:
             changes: how the document came about, if the live state stands on the version before them.
             keep_unstorable: leave a value that cannot be stored where it is, if nobody else has changed its key.
         """
-        live = {key: slot for key, slot in self._state.slots() if type(slot) is not Undecoded}
-        marks: dict[Any, Any] = dict(document.marks())
-        if any(name.startswith(MARK) for name in marks):
-            marks = {codec.key_of(name, self._types): mark for name, mark in marks.items()}
+        live = {key: slot for key, slot in self._state.slots() if slot is not UNDECODED}
+        names: dict[Any, str] = {name: name for name in document.names()} if live else {}
+        if document.has_odd_names:
+            names = {codec.key_of(name, self._types): name for name in document.names()}
+        slots: dict[Any, Any] = dict.fromkeys(names or document.names(), UNDECODED)
         if not document.version:
             self._place(document, _grafted(live, copy.deepcopy(dict(self._defaults))))
             return
         if not live:
-            self._place(document, marks)
+            self._place(document, slots)
             return
-        targets = {
-            key: self._encoded(document, marks[key].name) for key in live if key in marks
-        }  # all that must be read is read before anything is touched
+        # All that must be read is read before anything is touched.
+        targets = {key: self._encoded(document, names[key]) for key in live if key in names}
         kept = self._unstorable_to_keep(live, targets) if keep_unstorable else {}
         operations = _by_name(changes)
         for key, target in targets.items():
             if key not in kept and self._encoded_or_none(live[key]) != target:
-                self._update(live, key, target, operations.get(marks[key].name, []))
+                self._update(live, key, target, operations.get(names[key], []))
         for key, target in targets.items():
             # Also catches what was meant for one place and reached another, because one object stood at both:
             # stored values are separate, so a change that nobody made there would be saved.
             if key in kept or self._encoded_or_none(live[key]) == target:
-                marks[key] = live[key]
-        self._place(document, {**marks, **{key: value for key, value in kept.items() if key not in marks}})
+                slots[key] = live[key]
+        self._place(document, {**slots, **{key: value for key, value in kept.items() if key not in slots}})
 
     def _place(self, document: StoredDocument, slots: Mapping[Any, Any]) -> None:
         dict.clear(self._state)

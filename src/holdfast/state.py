@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, ItemsView, Iterator, ValuesView
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 _ABSENT: Any = object()
 
 
 class Undecoded:
-    """Stands in a slot for a stored value that has not been asked for."""
+    """Stands in a slot for a stored value that has not been asked for; there is one, `UNDECODED`."""
 
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+    __slots__ = ()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(type(self).__qualname__)
@@ -33,12 +30,14 @@ class Undecoded:
 # Encoders quote the type's name when they meet a mark in a raw slot; this is the only place for a hint.
 Undecoded.__name__ = Undecoded.__qualname__ = "an undecoded value: pass dict(session_state), not session_state itself"
 
+UNDECODED: Final = Undecoded()
+
 
 class SessionState(dict[Any, Any]):
     """A dict whose stored values are decoded when they are first asked for.
 
     Args:
-        decode: makes the value out of the name of a top-level key; called at most once for each stored value.
+        decode: makes the stored value of a key; called at most once for each.
 
     >>> state = SessionState()
     >>> state["topics"] = ["sqlite"]
@@ -48,7 +47,7 @@ class SessionState(dict[Any, Any]):
 
     __slots__ = ("_decode", "_lock", "is_viewed")
 
-    def __init__(self, decode: Callable[[str], Any] | None = None) -> None:
+    def __init__(self, decode: Callable[[Any], Any] | None = None) -> None:
         super().__init__()
         self._decode = decode
         # Two threads that touch one value for the first time must be given one object. Re-entrant, because the
@@ -58,15 +57,15 @@ class SessionState(dict[Any, Any]):
         """Whether a live view of the values was handed out: from then on there may be no mark that it could show."""
 
     def _touch(self, key: Any, slot: Any) -> Any:
-        if type(slot) is not Undecoded:
+        if slot is not UNDECODED:
             return slot
         with self._lock:
             current = dict.get(self, key, _ABSENT)
-            if type(current) is not Undecoded:
+            if current is not UNDECODED:
                 return slot if current is _ABSENT else current
             if self._decode is None:
                 raise TypeError("this session_state has no storage to decode from")
-            value = self._decode(current.name)
+            value = self._decode(key)
             dict.__setitem__(self, key, value)
             return value
 
@@ -81,7 +80,7 @@ class SessionState(dict[Any, Any]):
 
     def __getitem__(self, key: Any) -> Any:
         slot = dict.__getitem__(self, key)
-        return self._touch(key, slot) if type(slot) is Undecoded else slot
+        return self._touch(key, slot) if slot is UNDECODED else slot
 
     def get(self, key: Any, default: Any = None, /) -> Any:
         slot = dict.get(self, key, _ABSENT)

@@ -3,7 +3,7 @@
 Rules that must stay true:
 - a `StoredDocument` stands for one version for ever: a commit or another's change makes a new document, which
   shares the entries that stayed. Reading a large value on demand changes what is in memory, never what it means;
-- documents are shared between sessions and threads through `recent`, so an entry is replaced in one assignment;
+- documents are shared between sessions and threads through `recent`: an entry never changes, it is replaced;
 - what is read on demand is read as of the document's own snapshot, whatever has been committed since.
 """
 
@@ -14,10 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakKeyDictionary
 
+import msgspec
+
 from holdfast import clock, patch
 from holdfast.patch import Operation
 from holdfast.records import Change, Known, Snapshot, StoredSession, StoredValue
-from holdfast.state import Undecoded
+from holdfast.scalars import MARK
 from holdfast.storage.base import Storage
 
 Read = Callable[[str], bytes]
@@ -32,15 +34,14 @@ LISTING_BYTES = 80
 SNAPSHOT_PATCHES = 1_000
 
 
-class _Entry:
-    """One encoded value: its data (None until read) with operations still to be applied to it."""
+class _Amended(msgspec.Struct, frozen=True):
+    """A value with operations that are still to be applied to it."""
 
-    __slots__ = ("content", "size")
-
-    def __init__(self, data: bytes | None, size: int, pending: tuple[Operation, ...] = ()) -> None:
-        self.content = (data, pending)
-        self.size = size
-        """Bytes of the encoded value; an estimate from above while operations are pending."""
+    data: bytes | None
+    """Before the operations; None until it is read."""
+    size: int
+    """Bytes of the encoded value after them; an estimate from above."""
+    operations: tuple[Operation, ...]
 
 
 class StoredDocument:
@@ -49,7 +50,7 @@ class StoredDocument:
     __slots__ = (
         "_changed",
         "_entries",
-        "_marks",
+        "_has_odd_names",
         "incarnation",
         "patch_bytes",
         "patches",
@@ -65,11 +66,11 @@ class StoredDocument:
         self.patches = 0
         self.patch_bytes = 0
         self.size = 0
-        """Bytes of all values; an estimate from above, see `_Entry.size`."""
-        self._entries: dict[str, _Entry] = {}
+        """Bytes of all values; an estimate from above, see `_Amended.size`."""
+        self._entries: dict[str, StoredValue | _Amended] = {}
         self._changed: set[str] = set()
         """Names of values that differ from those of the snapshot, or are missing there."""
-        self._marks: dict[str, Undecoded] | None = None
+        self._has_odd_names: bool | None = None
 
     @classmethod
     def unsaved(cls) -> StoredDocument:
@@ -81,8 +82,7 @@ class StoredDocument:
         """The document that `Storage.load` returned whole."""
         info = stored.info
         document = cls(info.incarnation, info.snapshot_version, info.snapshot_version)
-        for value in stored.values or ():
-            document._entries[value.name] = _Entry(value.data, value.size)
+        document._entries = {value.name: value for value in stored.values or ()}
         document._apply(stored.changes)
         return document
 
@@ -96,31 +96,28 @@ class StoredDocument:
     def names(self) -> list[str]:
         return list(self._entries)
 
-    def marks(self) -> dict[str, Undecoded]:
-        """A mark for each name, in order; made once and shared by all who load this version."""
-        if self._marks is None:
-            self._marks = {name: Undecoded(name) for name in self._entries}
-        return self._marks
+    @property
+    def has_odd_names(self) -> bool:
+        """Whether there is any key whose name is not the key itself."""
+        if self._has_odd_names is None:
+            self._has_odd_names = any(name.startswith(MARK) for name in self._entries)
+        return self._has_odd_names
 
     def encoded(self, name: str, read: Read) -> bytes:
         """The encoded value of a name, read and brought up to this version if that has not been done yet."""
         entry = self._entries[name]
-        data, pending = entry.content
-        if data is None:
-            data = read(name)
-        if pending:
-            values = {name: data}
-            patch.apply(values, pending)
-            data = values[name]
-        if data is not entry.content[0]:
-            self.settle(name, data)
-        return data
+        data = entry.data
+        if data is not None and isinstance(entry, StoredValue):
+            return data
+        values = {name: read(name) if data is None else data}
+        if isinstance(entry, _Amended):
+            patch.apply(values, entry.operations)
+        self.settle(name, values[name])
+        return values[name]
 
     def settle(self, name: str, data: bytes) -> None:
         """Keep the value of a name, now that it is known for this version."""
-        entry = self._entries[name]
-        entry.size = len(data)
-        entry.content = (data, ())
+        self._entries[name] = StoredValue(name, len(data), data)
 
     def after_changes(self, changes: Iterable[Change]) -> StoredDocument:
         """The document after changes that others committed."""
@@ -137,7 +134,7 @@ class StoredDocument:
             name = operation.path[0]
             if len(operation.path) == 1:
                 document._apply_top(operation)
-            elif document._entries[name].content[0] is not values[name]:
+            elif document._entries[name].data is not values[name]:
                 document._put(name, values[name])
         document._count(patch_size)
         return document
@@ -149,10 +146,11 @@ class StoredDocument:
         values = []
         for name in self._entries:
             if name in self._changed:
-                data, pending = self._entries[name].content
-                if data is None or pending:
+                entry = self._entries[name]
+                if entry.data is None or isinstance(entry, _Amended):
                     data = encoded(name)
-                values.append(StoredValue(name, len(data), data))
+                    entry = StoredValue(name, len(data), data)
+                values.append(entry)
         return Snapshot(tuple(self._entries), tuple(values))
 
     def _is_snapshot_due(self) -> bool:
@@ -168,7 +166,7 @@ class StoredDocument:
         document.snapshot_version = document.version
         document.patches = document.patch_bytes = 0
         for value in snapshot.values:
-            document._entries[value.name] = _Entry(value.data, value.size)
+            document._entries[value.name] = value
         document._changed = set()
         return document
 
@@ -177,7 +175,7 @@ class StoredDocument:
         document.patches, document.patch_bytes, document.size = self.patches, self.patch_bytes, self.size
         document._entries = self._entries.copy()
         document._changed = self._changed.copy()
-        document._marks = self._marks
+        document._has_odd_names = self._has_odd_names
         return document
 
     def _apply(self, changes: Iterable[Change]) -> None:
@@ -193,9 +191,9 @@ class StoredDocument:
             self._count(len(change.patch))
         for name, operations in deeper.items():
             entry = self._entries[name]
-            data, pending = entry.content
+            before = entry.operations if isinstance(entry, _Amended) else ()
             size = entry.size + sum(len(operation.value or b"") + 1 for operation in operations)
-            self._entries[name] = _Entry(data, size, (*pending, *operations))
+            self._entries[name] = _Amended(entry.data, size, (*before, *operations))
             self._changed.add(name)
         # Added up anew, so that no estimate outlives the reading of its value.
         self.size = sum(entry.size for entry in self._entries.values())
@@ -205,7 +203,7 @@ class StoredDocument:
         if operation.op == "replace":
             self._put(name, operation.value or b"")
             return
-        self._marks = None
+        self._has_odd_names = None
         old = self._entries.pop(name, None)
         if old is not None:
             self.size -= old.size
@@ -216,7 +214,7 @@ class StoredDocument:
     def _put(self, name: str, data: bytes) -> None:
         old = self._entries.get(name)
         self.size += len(data) - (old.size if old else 0)
-        self._entries[name] = _Entry(data, len(data))
+        self._entries[name] = StoredValue(name, len(data), data)
         self._changed.add(name)
 
     def _count(self, patch_size: int) -> None:
