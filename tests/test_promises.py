@@ -152,3 +152,16 @@ def test_promise_8_another_user_s_session_does_not_exist(database: Path) -> None
     assert Posts(session_id="s", storage=storage).session_state == {}
     assert Posts(session_id="s", storage=storage, user_id="ada").session_state == {"secret": 1}
     storage.close()
+
+
+def test_what_is_deleted_is_gone_from_the_files_as_well(database: Path) -> None:
+    storage = SqlWorkflowStorage(db_file=database)
+    for number in range(3):
+        Posts(session_id="s", storage=storage).run(
+            lambda state: state.update(secret=f"CANARY {number} " * 300)  # noqa: B023
+        )
+    Posts(session_id="other", storage=storage).run(lambda state: state.update(n=1))
+    storage.delete_session("", "s")
+    storage.close()
+    for file in database.parent.iterdir():
+        assert b"CANARY" not in file.read_bytes(), file.name

@@ -93,6 +93,8 @@ class SQLiteFile:
             page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
             connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_SIZE // page_size}")
             connection.execute("PRAGMA fullfsync = ON")
+            # What is deleted leaves no copy in free pages; some builds of SQLite do this unasked, some do not.
+            connection.execute("PRAGMA secure_delete = ON")
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         except BaseException:
             connection.close()
