@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from holdfast.errors import CorruptData
 from holdfast.records import Finding, SessionInfo
 from holdfast.storage import reading, rows
-from holdfast.storage.listing import Entry, RecentListings
+from holdfast.storage.listing import Entry
 from holdfast.storage.queries import NO_LIMIT, Statements
+from holdfast.storage.remembered import Remembered
 
 
 def check(db: Statements) -> tuple[Finding, ...]:
     """See `Storage.check`."""
-    db.listings = RecentListings()  # what is remembered may be damaged on the disk by now
+    db.remembered = Remembered()  # what is remembered may be damaged on the disk by now
     with db.undecodable_text_kept():
         return tuple(_findings(db))
 

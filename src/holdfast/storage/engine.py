@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from holdfast.errors import DatabaseReplaced, StorageBusy, StorageClosed, StorageError
@@ -87,8 +88,8 @@ class Engine:
             request.settle()
             raise
 
-    def read(self, work: Work[T], *, table: str | None, timeout: float) -> T:
-        """Run `work` in one consistent read transaction and return its result.
+    def read(self, work: Work[T], *, table: str | None, timeout: float, is_one_statement: bool = False) -> T:
+        """Run `work` in one consistent read transaction and return its result; one statement needs no transaction.
 
         Raises:
             StorageBusy, StorageClosed, StorageError: as for `write`.
@@ -100,7 +101,8 @@ class Engine:
         if self._database.one_connection:
             return self._read_on_the_connection(work, timeout)
         try:
-            return self._readers.read(lambda connection: in_transaction(connection, work), timeout)
+            consistent = work if is_one_statement else partial(in_transaction, work=work)
+            return self._readers.read(consistent, timeout)
         except DatabaseReplaced:
             with self._writer.lock:
                 self._abandon_connections()

@@ -9,7 +9,6 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -84,25 +83,3 @@ def following(snapshot: Snapshot, new: Iterable[E], newest: Mapping[str, E]) -> 
     if not entries.keys() <= listing.keys() or any(value.data is None for value in snapshot.values):
         raise InvalidInput("Each of Snapshot.values must have its data, and its name in Snapshot.names.")
     return listing
-
-
-class RecentListings:
-    """The few listings that were used last, so that reading one value after another decodes a listing once.
-
-    The checksum of a listing covers all that it says, so that what is found by it needs no other check. Used by
-    many threads; each step is atomic.
-    """
-
-    def __init__(self, capacity: int = 4) -> None:
-        self._capacity = capacity
-        self._listings: OrderedDict[bytes, Listing] = OrderedDict()
-
-    def get(self, checksum: bytes) -> Listing | None:
-        """The listing of this checksum, if it is remembered."""
-        return self._listings.get(checksum)
-
-    def put(self, checksum: bytes, listing: Listing) -> None:
-        """Remember a listing in the place of the oldest one."""
-        self._listings[checksum] = listing
-        while len(self._listings) > self._capacity:
-            self._listings.popitem(last=False)

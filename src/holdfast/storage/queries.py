@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import InvalidInput
-from holdfast.storage.listing import RecentListings
+from holdfast.storage.remembered import Remembered
 
 if TYPE_CHECKING:
     import sqlite3
@@ -67,16 +67,15 @@ def _texts(table: str) -> Mapping[str, str]:
 class Statements:
     """The queries of one prefix on one connection, inside the transaction that is open there."""
 
-    __slots__ = ("_connection", "_texts", "listings", "where")
+    __slots__ = ("_connection", "_texts", "remembered", "where")
 
     def __init__(
-        self, connection: sqlite3.Connection, table: str, where: str, listings: RecentListings | None = None
+        self, connection: sqlite3.Connection, table: str, where: str, remembered: Remembered | None = None
     ) -> None:
         self._connection = connection
         self._texts = _texts(table)
         self.where = where
-        self.listings = listings or RecentListings()
-        """Listings that need not be read again."""
+        self.remembered = remembered or Remembered()
 
     def each(self, query: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """Run a query and go through its rows."""
@@ -95,9 +94,9 @@ class Statements:
         """Run a statement that changes rows and return how many it changed."""
         return self._connection.execute(self._texts[query], values).rowcount
 
-    def put(self, query: str, row: Sequence[Any]) -> None:
-        """Run a statement with a whole row, its columns in the order of the statement."""
-        self._connection.execute(self._texts[query], row)
+    def put(self, query: str, row: Sequence[Any]) -> int:
+        """Run a statement with values in the order of its columns and return how many rows it changed."""
+        return self._connection.execute(self._texts[query], row).rowcount
 
     def put_each(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement once for each row."""

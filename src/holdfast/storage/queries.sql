@@ -22,15 +22,23 @@ WHERE :session_id IS NULL OR session_id = :session_id
 ORDER BY updated_at DESC, session_id, owner
 LIMIT :limit
 
--- name: insert_head
+-- name: put_head
 INSERT INTO {table}_session
     (owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (owner, session_id) DO UPDATE SET
+    version = excluded.version,
+    snapshot_version = excluded.snapshot_version,
+    forgotten = excluded.forgotten,
+    updated_at = excluded.updated_at,
+    checksum = excluded.checksum
 
--- name: update_head
+-- name: advance_head
+-- Makes the next version of a session whose whole row is known; changes nothing if it is not as it is known.
 UPDATE {table}_session
-SET version = ?, snapshot_version = ?, forgotten = ?, updated_at = ?, checksum = ?
-WHERE owner = ? AND session_id = ?
+SET version = ?, updated_at = ?, checksum = ?
+WHERE owner = ? AND session_id = ? AND incarnation = ? AND version = ? AND snapshot_version = ? AND forgotten = ?
+  AND workflow = ? AND created_at = ? AND updated_at = ? AND checksum = ?
 
 -- name: delete_head
 DELETE FROM {table}_session WHERE owner = :owner AND session_id = :session_id

@@ -46,6 +46,23 @@ def existing_head(db: Statements, owner: str, session_id: str) -> rows.Head:
     return head
 
 
+def unchanged(db: Statements, owner: str, session_id: str, known: Known) -> StoredSession | None:
+    """What `load` says when nothing happened since the known version, in one statement; None when something did.
+
+    Raises:
+        CorruptData: the head is damaged.
+    """
+    row = db.one("find_head", owner=owner, session_id=session_id)
+    if row is None:
+        return None
+    remembered = db.remembered.heads.get((owner, session_id))
+    head = remembered[0] if remembered and remembered[1] == row else rows.read_head(row, db.where)
+    info = head.info
+    if info.version != known.version or info.incarnation != known.incarnation:
+        return None
+    return StoredSession(info, None, ())
+
+
 def load(db: Statements, owner: str, session_id: str, known: Known | None, at: int | None) -> StoredSession | None:
     """See `Storage.load`."""
     head = find_head(db, owner, session_id)
@@ -108,11 +125,11 @@ def listing_at(db: Statements, info: SessionInfo, snapshot_version: int) -> List
     if row is None:
         raise CorruptData(where=db.where, what=f"the snapshot of version {snapshot_version} of {info.session_id!r}")
     stored = row[0]
-    listing = db.listings.get(stored)
+    listing = db.remembered.listings.get(stored)
     if listing is None:
         found = db.one("find_listing", **key)
         listing = rows.read_listing(stored, found and found[0], info, snapshot_version, db.where)
-        db.listings.put(stored, listing)
+        db.remembered.listings.put(stored, listing)
     return listing
 
 

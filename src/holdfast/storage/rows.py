@@ -55,7 +55,7 @@ class Head:
     """Changes up to this version are gone; the values of this version are kept instead. 0: none are."""
 
     def row(self) -> Row:
-        """The whole row, for `insert_head`."""
+        """The row, its columns in the order of the table."""
         info = self.info
         columns = (
             info.owner,
@@ -69,11 +69,6 @@ class Head:
             info.updated_at,
         )
         return (*columns, checksum("session", *columns))
-
-    def changed(self) -> Row:
-        """What can change of the row, and its key, for `update_head`."""
-        owner, session_id, _, version, snapshot_version, forgotten, _, _, updated_at, renewed = self.row()
-        return version, snapshot_version, forgotten, updated_at, renewed, owner, session_id
 
 
 def read_head(row: Sequence[Any], where: str) -> Head:

@@ -20,8 +20,8 @@ from holdfast.errors import InvalidInput, StorageClosed
 from holdfast.records import Change, Commit, Finding, Known, Run, SessionInfo, StoredSession
 from holdfast.storage.base import BEAT_EVERY, KeepHistory
 from holdfast.storage.history import valid_keep_history
-from holdfast.storage.listing import RecentListings
 from holdfast.storage.queries import Statements, valid_table_name
+from holdfast.storage.remembered import Remembered
 
 if TYPE_CHECKING:
     from holdfast.storage.engine import Engine
@@ -77,7 +77,7 @@ class SqlWorkflowStorage:
             raise InvalidInput("lock_timeout must be a number of seconds from 0.")
         self._timeout = float(lock_timeout)
         self._failures: list[BaseException] = []
-        self._listings = RecentListings()
+        self._remembered = Remembered()
         self._key = f":memory:{next(_memory_numbers)}" if self._path is None else self._path
         self._engine: Engine | None = None
         self._is_closed = False
@@ -89,6 +89,10 @@ class SqlWorkflowStorage:
         """See `Storage.load`."""
         from holdfast.storage import reading
 
+        if known is not None and at is None:
+            unchanged = self._read(lambda db: reading.unchanged(db, owner, session_id, known), is_one_statement=True)
+            if unchanged is not None:
+                return unchanged
         return self._read(lambda db: reading.load(db, owner, session_id, known, at))
 
     def read_values(
@@ -191,17 +195,17 @@ class SqlWorkflowStorage:
             release.detach()
             registry.detach(self._key, wait=self._timeout)
 
-    def _read(self, work: Callable[[Statements], T]) -> T:
-        engine = self._opened()
-        return engine.read(
-            lambda connection: work(Statements(connection, self.table_name, self.where, self._listings)),
+    def _read(self, work: Callable[[Statements], T], *, is_one_statement: bool = False) -> T:
+        return self._opened().read(
+            lambda connection: work(Statements(connection, self.table_name, self.where, self._remembered)),
             table=self.table_name,
             timeout=self._timeout,
+            is_one_statement=is_one_statement,
         )
 
     def _write(self, work: Callable[[Statements], T]) -> T | None:
         return self._opened().write(
-            lambda connection: work(Statements(connection, self.table_name, self.where, self._listings)),
+            lambda connection: work(Statements(connection, self.table_name, self.where, self._remembered)),
             table=self.table_name,
             timeout=self._timeout,
             is_durable=self._is_durable,

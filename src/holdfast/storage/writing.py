@@ -55,38 +55,66 @@ def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool) -> 
 def _advance(db: Statements, commit: Commit, patch: bytes, keep: KeepHistory) -> int | None:
     """Make the next version; when the commit was applied before, the version that it made then."""
     now = clock.now()
-    version = commit.base + 1
-    before = reading.find_head(db, commit.owner, commit.session_id)
-    if before is None:
-        if commit.base:
+    head = None if commit.snapshot else _head_from_memory(db, commit, now)
+    is_written = head is not None
+    if head is None:
+        before = reading.find_head(db, commit.owner, commit.session_id)
+        if before is None and commit.base:
             raise SessionDeleted(session_id=commit.session_id)
-        info = SessionInfo(commit.owner, commit.session_id, commit.incarnation, version, 0, commit.workflow, now, now)
-    else:
-        old = before.info
-        if old.incarnation != commit.incarnation or old.version != commit.base:
-            return _applied_version(db, commit, old)
-        # Spelled out, for `replace` would take as long as the SQL.
-        info = SessionInfo(
-            old.owner,
-            old.session_id,
-            old.incarnation,
-            version,
-            old.snapshot_version,
-            old.workflow,
-            old.created_at,
-            now,
-        )
-    db.put("insert_patch", rows.change_row(info, Change(version, commit.commit_id, commit.run_id, now, patch)))
-    head = rows.Head(info, before.forgotten if before else 0)
+        if before and (before.info.incarnation, before.info.version) != (commit.incarnation, commit.base):
+            return _applied_version(db, commit, before.info)
+        head = _next_head(before, commit, now)
+    change = Change(head.info.version, commit.commit_id, commit.run_id, now, patch)
+    db.put("insert_patch", rows.change_row(head.info, change))
     if commit.snapshot is not None:
         head = _store_snapshot(db, head, commit.snapshot)
         _thin(db, head)
         head, _ = _forget(db, head, keep)
-    if before is None:
-        db.put("insert_head", head.row())
-    else:
-        db.put("update_head", head.changed())
+    if not is_written:
+        row = head.row()
+        db.put("put_head", row)
+        db.remembered.heads.put((commit.owner, commit.session_id), (head, row))
     return None
+
+
+def _head_from_memory(db: Statements, commit: Commit, now: float) -> rows.Head | None:
+    """The head after this commit, written without reading it first; None if that did not change anything.
+
+    The row was verified, or written, before; the database compares all its columns.
+    """
+    key = (commit.owner, commit.session_id)
+    remembered = db.remembered.heads.get(key)
+    if remembered is None:
+        return None
+    before, old = remembered
+    if before.info.incarnation != commit.incarnation or before.info.version != commit.base:
+        return None
+    head = _next_head(before, commit, now)
+    row = head.row()
+    if not db.put("advance_head", (head.info.version, now, row[-1], *old)):
+        return None
+    db.remembered.heads.put(key, (head, row))
+    return head
+
+
+def _next_head(before: rows.Head | None, commit: Commit, now: float) -> rows.Head:
+    version = commit.base + 1
+    if before is None:
+        return rows.Head(
+            SessionInfo(commit.owner, commit.session_id, commit.incarnation, version, 0, commit.workflow, now, now)
+        )
+    old = before.info
+    info = SessionInfo(  # spelled out, for `replace` would take as long as the SQL
+        old.owner,
+        old.session_id,
+        old.incarnation,
+        version,
+        old.snapshot_version,
+        old.workflow,
+        old.created_at,
+        now,
+    )
+    return rows.Head(info, before.forgotten)
 
 
 def _applied_version(db: Statements, commit: Commit, info: SessionInfo) -> int:
@@ -167,7 +195,7 @@ def prune_session(db: Statements, owner: str, session_id: str, keep: KeepHistory
     """See `Storage.prune_session`."""
     head, forgotten = _forget(db, reading.existing_head(db, owner, session_id), keep)
     if forgotten:
-        db.put("update_head", head.changed())
+        db.put("put_head", head.row())
     return forgotten
 
 
@@ -179,7 +207,7 @@ def rename_session(db: Statements, owner: str, session_id: str, new_id: str) -> 
     key = {"owner": owner, "session_id": session_id}
     runs = [rows.read_run(row, db.where) for row in _runs(db, owner, session_id)]
     db.change("delete_head", **key)
-    db.put("insert_head", replace(head, info=replace(head.info, session_id=new_id)).row())
+    db.put("put_head", replace(head, info=replace(head.info, session_id=new_id)).row())
     for query in ("move_patches", "move_snapshots", "move_values"):
         db.change(query, **key, new_id=new_id)
     db.change("delete_runs", **key)
