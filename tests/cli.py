@@ -23,7 +23,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from holdfast import Agent, RunResponse, Workflow
+from holdfast import Agent, RunEvent, RunResponse, SqlWorkflowStorage, Workflow
 
 
 class Colour(enum.Enum):
@@ -49,7 +49,7 @@ class Notes(Workflow):
         """
         for _ in range(times):
             self.session_state.setdefault("notes", []).append(note)
-        yield note.upper() if loud else note
+        yield (note.upper() if loud else note) + "\\n"
         yield f"{len(self.session_state['notes'])} notes"
 
 
@@ -87,7 +87,7 @@ class Slow(Workflow):
 class Ticks(Workflow):
     async def run(self, n: int = 2) -> AsyncIterator[str]:
         for i in range(n):
-            yield f"tick {i}"
+            yield f"tick {i} "
 
 
 class Streams(Workflow):
@@ -100,10 +100,71 @@ class Streams(Workflow):
         yield from self.echo.run("four", stream=True)
 
 
+class Pieces(Workflow):
+    def run(self) -> Iterator[str | dict | RunResponse]:
+        yield "Hel"
+        yield "lo"
+        yield {"a": 1}
+        yield "\\n"
+        yield from self.pieces()
+        yield RunResponse(content="one two", event=RunEvent.workflow_completed)
+
+    def pieces(self):
+        yield RunResponse(content="one ", agent="a")
+        yield RunResponse(content="two", agent="b")
+
+
 class Fails(Workflow):
     def run(self) -> None:
         self.session_state["before"] = 1
         raise ValueError("the oven is cold")
+
+
+class Explained(Workflow):
+    def run(self) -> None:
+        error = ValueError("401")
+        error.add_note("Holdfast: the server refused the key.")
+        raise error
+
+
+class Deep(Workflow):
+    def run(self, depth: int) -> None:
+        try:
+            self.session_state["deep"] = self.deeper(depth)
+        except KeyError as error:
+            raise ValueError("too deep") from error
+
+    def deeper(self, depth):
+        return self.deeper(depth - 1) if depth % 2 else self.still_deeper(depth)
+
+    def still_deeper(self, depth):
+        return self.deeper(depth - 1) if depth else {}["nothing"]
+
+
+class AsksATool(Workflow):
+    def lookup(self, query: str) -> str:
+        raise ValueError("the library is closed")
+
+    def run(self) -> str:
+        return Agent("offline", tools=[self.lookup]).run("salt").content
+
+
+class Inside(Workflow):
+    def run(self) -> None:
+        from holdfast.cli.output import moment
+
+        moment("no time")
+
+
+class Declares(Workflow):
+    storage = SqlWorkflowStorage(table_name="declared", db_file="declared.db")
+    session_id = "declared"
+
+    def run(self, fail: bool = False) -> str:
+        self.session_state["n"] = self.session_state.get("n", 0) + 1
+        if fail:
+            raise ValueError("as asked")
+        return "done"
 
 
 class Unstorable(Workflow):
@@ -122,7 +183,7 @@ class Conflicted(Workflow):
 class Waits(Workflow):
     def run(self) -> Iterator[str]:
         self.session_state["begun"] = True
-        yield "waiting"
+        yield "waiting\\n"
         import time
         time.sleep(60)
 '''

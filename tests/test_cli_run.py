@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from cli import as_json, holdfast, ok
+from holdfast.cli import failures
+from holdfast.errors import StorageReadOnly
 from holdfast.storage.sql import SqlWorkflowStorage
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -38,7 +41,7 @@ class TestRun:
     def test_json_is_one_object_for_each_response(self) -> None:
         lines = ok("run", "work.py:Notes", "--note", "salt", "--json", "--session-id", "s").splitlines()
         responses = [json.loads(line) for line in lines]
-        assert [response["content"] for response in responses] == ["salt", "1 notes"]
+        assert [response["content"] for response in responses] == ["salt\n", "1 notes"]
         assert [response["sequence"] for response in responses] == [1, 2]
         assert {response["session_id"] for response in responses} == {"s"}
 
@@ -103,7 +106,7 @@ class TestRun:
         assert ok("run", "--db", "mine.db", "work.py:Shadow", "--db", "theirs") == "db is theirs and json is 0\n"
         assert Path("mine.db").exists()
 
-    @pytest.mark.parametrize(("target", "said"), [("Slow", "awaited\n"), ("Ticks", "tick 0\ntick 1\n")])
+    @pytest.mark.parametrize(("target", "said"), [("Slow", "awaited\n"), ("Ticks", "tick 0 tick 1 \n")])
     def test_async_workflows_run_as_others_do(self, target: str, said: str) -> None:
         assert ok("run", f"work.py:{target}") == said
 
@@ -118,8 +121,13 @@ class TestRun:
 
     def test_a_module_that_imports_what_is_missing_shows_its_own_error(self, here: Path) -> None:
         (here / "broken.py").write_text("import nothing_of_that_name\n", encoding="utf-8")
-        with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
-            holdfast("run", "broken:Anything")
+        result = holdfast("run", "broken:Anything")
+        assert result.exit_code == 1
+        assert "ModuleNotFoundError: No module named 'nothing_of_that_name'" in result.stderr
+        assert result.stderr.count("  File ") == 1
+        assert "broken.py" in result.stderr
+        whole = holdfast("run", "--traceback", "broken:Anything").stderr
+        assert whole.count("  File ") > 1
 
     def test_a_failed_run_exits_1_with_its_traceback_and_is_recorded(self, default_storage: SqlWorkflowStorage) -> None:
         result = holdfast("run", "work.py:Fails", "--session-id", "s")
@@ -163,4 +171,112 @@ class TestRun:
         assert running.returncode == 130, said
         assert "Traceback" not in said
         assert as_json("sessions", "show", "s")["state"] == {"begun": True}
-        assert [run["status"] for run in as_json("runs", "list")] == ["cancelled"]
+        (run,) = as_json("runs", "list")
+        assert run["status"] == "cancelled"
+        assert said.splitlines()[-2:] == [
+            "cancelled with Ctrl-C; session s is saved at version 1",
+            f"run {run['run_id']} cancelled; holdfast runs show {run['run_id']}",
+        ]
+
+
+class TestText:
+    def test_pieces_are_joined_and_what_is_not_text_has_lines_of_its_own(self) -> None:
+        assert ok("run", "work.py:Pieces") == "Hello\na: 1\n\none two\n"
+
+
+class TestFailures:
+    def told(self, *words: str) -> list[str]:
+        """What is said about the failure: stderr without the lines that name the database and the session."""
+        result = holdfast("run", *words, "--session-id", "s")
+        assert result.exit_code == 1
+        return result.stderr.splitlines()[2:]
+
+    def test_the_last_line_names_the_run(self) -> None:
+        for words, db in (([], ""), (["--db", "my notes.db"], " --db 'my notes.db'")):
+            last = self.told("work.py:Fails", *words)[-1]
+            (run,) = as_json("runs", "list", *words)
+            assert last == f"run {run['run_id']} failed; holdfast runs show {run['run_id']}{db}"
+
+    def test_a_traceback_has_the_users_frames_only(self) -> None:
+        lines = self.told("work.py:Fails")
+        files = [line for line in lines if line.startswith("  File ")]
+        assert len(files) == 1
+        assert "work.py" in files[0]
+        assert lines[-2] == "ValueError: the oven is cold"
+        whole = self.told("--traceback", "work.py:Fails")
+        assert any("drivers.py" in line for line in whole)
+
+    def test_a_tools_error_has_the_users_frames_only(self) -> None:
+        lines = self.told("work.py:AsksATool")
+        files = [line for line in lines if line.startswith("  File ")]
+        assert len(files) == 2
+        assert all("work.py" in file for file in files)
+        assert lines[-2] == "ValueError: the library is closed"
+
+    def test_an_error_with_a_note_of_ours_has_no_traceback(self) -> None:
+        lines = self.told("work.py:Explained")
+        assert lines[:-1] == ["ValueError: 401", "Holdfast: the server refused the key."]
+        assert "Traceback (most recent call last):" in self.told("--traceback", "work.py:Explained")
+
+    def test_a_long_traceback_is_cut_in_front(self) -> None:
+        lines = self.told("work.py:Deep", "--depth", "40")
+        assert lines[0].endswith("lines are left out; --traceback shows them")
+        assert len(lines) == 1 + 25 + 1
+        assert lines[-2] == "ValueError: too deep"
+        assert "KeyError: 'nothing'" in lines
+
+    def test_an_error_of_the_framework_itself_keeps_all_frames(self) -> None:
+        lines = self.told("work.py:Inside")
+        assert any("drivers.py" in line for line in lines)
+
+    def test_a_group_of_errors_is_told_without_the_machinery(self) -> None:
+        def fail() -> None:
+            raise ValueError("one of several")
+
+        try:
+            click.Context(click.Command("x")).invoke(fail)
+        except ValueError as error:
+            group = ExceptionGroup("several", [error])
+        files = [[line for line in failures.lines(group, whole=whole) if "File " in line] for whole in (False, True)]
+        assert len(files[0]) == 2
+        assert len(files[1]) > 2
+
+    def test_ours_are_sentences_and_name_the_run_too(self) -> None:
+        result = holdfast("run", "work.py:Unstorable", "--session-id", "s")
+        (run,) = as_json("runs", "list")
+        assert "Traceback" not in result.stderr
+        assert result.stderr.splitlines()[-1] == f"run {run['run_id']} failed; holdfast runs show {run['run_id']}"
+        assert "Traceback" in holdfast("run", "--traceback", "work.py:Unstorable").stderr
+
+    def test_a_run_that_was_never_recorded_is_not_named(self) -> None:
+        assert "failed" not in holdfast("run", "work.py:Notes", "--note", "x", "--session-id", "s" * 256).stderr
+
+    def test_a_database_that_broke_meanwhile_is_told_beside_the_failure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def gone(*_: object, **__: object) -> None:
+            raise StorageReadOnly(where="holdfast.db", reason="the disk is gone")
+
+        monkeypatch.setattr(SqlWorkflowStorage, "find_runs", gone)
+        lines = self.told("work.py:Fails")
+        assert lines[-2] == "ValueError: the oven is cold"
+        assert "could not be looked up: holdfast.db cannot be written" in lines[-1]
+
+
+class TestStorage:
+    def test_what_the_class_declares_is_used_unless_a_database_is_named(self, here: Path) -> None:
+        result = holdfast("run", "work.py:Declares")
+        assert f"database: {here / 'declared.db'}, as Declares declares it" in result.stderr
+        assert not Path("holdfast.db").exists()
+        (found,) = as_json("sessions", "list", "--db", "declared.db")
+        assert (found["session_id"], found["table"]) == ("declared", "declared")
+        ok("run", "work.py:Declares", "--db", "other.db", "--session-id", "s")
+        assert [found["session_id"] for found in as_json("sessions", "list", "--db", "other.db")] == ["s"]
+
+    def test_a_failure_names_the_declared_database(self, here: Path) -> None:
+        last = holdfast("run", "work.py:Declares", "--fail").stderr.splitlines()[-1]
+        assert last.endswith(f"--db {here / 'declared.db'}")
+
+    def test_a_storage_in_memory_cannot_be_looked_at(self, here: Path) -> None:
+        with (here / "work.py").open("a", encoding="utf-8") as file:
+            file.write("Declares.storage = SqlWorkflowStorage(db_url='sqlite://')\n")
+        last = holdfast("run", "work.py:Declares", "--fail").stderr.splitlines()[-1]
+        assert last.endswith(" failed")

@@ -11,42 +11,50 @@ import asyncio
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
-import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 
+from holdfast.cli import failures
 from holdfast.cli.database import writable, writing_options
-from holdfast.cli.exit_status import FAILED
+from holdfast.cli.exit_status import INTERRUPTED
 from holdfast.cli.output import json_option, note, print_json, printable, readable
 from holdfast.cli.parameters import option_for
 from holdfast.errors import HoldfastError, InvalidInput
-from holdfast.response import RunResponse
+from holdfast.response import RunEvent, RunResponse
+from holdfast.storage.base import Storage
 from holdfast.workflow import Workflow
+
+_COMPLETED: Final = (RunEvent.run_completed, RunEvent.workflow_completed)
 
 
 class Targets(click.Group):
     """A group in which every workflow that can be imported is a command, named by where it is."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
-        return command_for(load(cmd_name), cmd_name)
+        try:
+            return command_for(load(cmd_name), cmd_name)
+        except HoldfastError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the outermost boundary: the user's module cannot be imported
+            ctx.exit(failures.tell(error, whole=bool(ctx.params.get("traceback"))))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return []
 
 
 def session_options(function: Any) -> Any:
-    """Add what every run takes: `session_id`, `user_id`, `db`, `table` and `as_json`."""
+    """Add what every run takes: `session_id`, `user_id`, `db`, `table`, `as_json` and `traceback`."""
     session = click.option("--session-id", metavar="ID", help="The session to run in; else a new one.")
     user = click.option("--user-id", metavar="ID", help="Whose session it is; else nobody's.")
-    return session(user(writing_options(json_option(function))))
+    traceback = click.option("--traceback", is_flag=True, help="Show the full traceback when the run fails.")
+    return session(user(writing_options(json_option(traceback(function)))))
 
 
 @click.group("run", cls=Targets, subcommand_metavar="TARGET [ARGUMENTS OF run()]...")
@@ -138,24 +146,48 @@ def run(cls: type[Workflow], arguments: dict[str, Any], settings: dict[str, Any]
     Args:
         cls: the workflow.
         arguments: of its `run()`.
-        settings: `session_id`, `user_id`, `db`, `table`, `as_json`.
+        settings: `session_id`, `user_id`, `db`, `table`, `as_json`, `traceback`.
     """
-    with writable(settings["db"], settings["table"]) as storage:
-        workflow = cls(session_id=settings["session_id"], user_id=settings["user_id"] or None, storage=storage)
-        note(f"session: {printable(workflow.session_id)}")
-        show = print_response_json if settings["as_json"] else Text()
+    show = print_response_json if settings["as_json"] else Text()
+    workflow: Workflow | None = None
+    with storage_for(cls, settings["db"], settings["table"]) as (storage, db):
         try:
+            workflow = cls(session_id=settings["session_id"], user_id=settings["user_id"] or None, storage=storage)
+            note(f"session: {printable(workflow.session_id)}")
             hand_out(workflow.run(**arguments), show)
-        except HoldfastError:
-            raise
-        except Exception:  # noqa: BLE001 - this is the outermost boundary: the run's own failure is shown whole
-            traceback.print_exc()
-            note(f"run {workflow.run_id} failed; `holdfast runs show {workflow.run_id}` has its record")
-            click.get_current_context().exit(FAILED)
-        finally:
-            if isinstance(show, Text):
-                show.end()
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost boundary: the failure is told
+            _end(show)
+            if isinstance(error, KeyboardInterrupt):
+                status = INTERRUPTED
+            else:
+                status = failures.tell(error, whole=settings["traceback"])
+            if workflow is not None:
+                failures.tell_run(workflow, db, cancelled=status == INTERRUPTED)
+            click.get_current_context().exit(status)
+        _end(show)
         note(f"run: {workflow.run_id}")
+
+
+@contextmanager
+def storage_for(cls: type[Workflow], db: str | None, table: str | None) -> Iterator[tuple[Storage, str | None]]:
+    """The storage to run in: what `db` and `table` name, else what the class declares, else the default.
+
+    Yields:
+        the storage, and the name of its database, as `failures.tell_run` takes it.
+    """
+    declared = getattr(cls, "storage", None)
+    if declared is None or db is not None or table is not None:
+        with writable(db, table) as storage:
+            yield storage, db
+    else:
+        where = str(getattr(declared, "where", type(declared).__name__))
+        note(f"database: {where}, as {cls.__name__} declares it")
+        yield declared, where if Path(where).is_absolute() else ""
+
+
+def _end(show: Callable[[RunResponse], None]) -> None:
+    if isinstance(show, Text):
+        show.end()
 
 
 def hand_out(result: Any, show: Callable[[RunResponse], None]) -> None:
@@ -185,26 +217,31 @@ def print_response_json(response: RunResponse) -> None:
 
 
 class Text:
-    """Prints responses as text: an agent's pieces joined as they stream, everything else on lines of its own."""
+    """Prints responses as text: pieces of text joined as they come, everything else on lines of its own.
+
+    The whole text that a completing event repeats is not printed again.
+    """
 
     def __init__(self) -> None:
-        self._open = False
+        self._text = ""
 
     def __call__(self, response: RunResponse) -> None:
-        if response.content is None:
+        content = response.content
+        if content is None or content == "":
             return
-        streamed = response.agent is not None and isinstance(response.content, str)
-        if not streamed:
+        if not isinstance(content, str):
             self.end()
-        if isinstance(response.content, str):
-            text = response.content
-        else:
-            text = "\n".join(readable(response.to_dict()["content"]))
-        click.echo(printable(text, lines=True), nl=not streamed)
-        self._open = streamed and not text.endswith(os.linesep)
+            click.echo("\n".join(readable(response.to_dict()["content"])))
+            return
+        if response.event in _COMPLETED:
+            if self._text.endswith(content):
+                return
+            self.end()
+        self._text += content
+        click.echo(printable(content, lines=True), nl=False)
 
     def end(self) -> None:
         """End a line that is still open."""
-        if self._open:
+        if self._text and not self._text.endswith("\n"):
             click.echo()
-        self._open = False
+        self._text = ""
