@@ -72,7 +72,6 @@ class ActiveRun:
         self.outer = current.get()
         self.generator: ReferenceType[Any] | None = None
         self.iterator: Any = None
-        self.failure: BaseException | None = None
         self._record = record
         self._changed: dict[str, Any] = {}
         self._types = types
@@ -175,7 +174,6 @@ class ActiveRun:
                 return  # the run is the parent's, which goes on with it after the fork
             if self._started and self._rollback and error is None:
                 error = self._unstorable()
-            self.failure = error
             if not self._started or (self._rollback and error is not None):
                 self._end_without_saving(error)
             else:
