@@ -114,6 +114,11 @@ class Pieces(Workflow):
         yield RunResponse(content="two", agent="b")
 
 
+class Echo(Workflow):
+    def run(self, day: datetime.date) -> tuple:
+        return day, 1
+
+
 class Fails(Workflow):
     def run(self) -> None:
         self.session_state["before"] = 1

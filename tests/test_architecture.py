@@ -29,6 +29,7 @@ LAYERS = [
     "holdfast.cli.runs",
     "holdfast.cli.doctor",
     "holdfast.cli.transfer",
+    "holdfast.cli.retention",
     "holdfast.cli.changes",
     "holdfast.cli.failures",
     "holdfast.cli.database",

@@ -149,7 +149,7 @@ class TestRun:
         result = holdfast("run", "work.py:Conflicted", "--session-id", "t")
         assert result.exit_code == 5
         (run,) = as_json("runs", "list", "--session-id", "t")
-        assert as_json("runs", "show", run["run_id"])["refused_patch"] == [{"op": "add", "path": "n", "value": 1}]
+        assert as_json("runs", "show", run["run_id"])["refused_patch"] == [{"op": "add", "path": "/n", "value": 1}]
         assert "refused changes:\n  + n  1" in ok("runs", "show", run["run_id"])
 
     def test_stored_text_cannot_steer_the_terminal(self) -> None:

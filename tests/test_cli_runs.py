@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from cli import as_json, holdfast, keep, ok
+from cli import Plain, as_json, holdfast, keep, ok
+from holdfast import clock
 from holdfast.storage.sql import SqlWorkflowStorage
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -33,6 +34,33 @@ class TestRuns:
         assert "status: completed" in text
         assert "  note: salt\n" in text
         assert "user:         ann" in text
+
+    def test_the_beginning_of_an_id_is_enough_if_it_is_that_of_one_run(
+        self, default_storage: SqlWorkflowStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        workflow = Plain(session_id="s", storage=default_storage)
+        new_id = clock.new_id
+        for run_id in ("abc1", "abd2", "ab"):
+            ids = iter([run_id])
+            monkeypatch.setattr(clock, "new_id", lambda ids=ids: next(ids, None) or new_id())
+            workflow.run(lambda state: None)
+        assert as_json("runs", "show", "abc")["run_id"] == "abc1"
+        assert as_json("runs", "show", "ab")["run_id"] == "ab"
+        result = holdfast("runs", "show", "a")
+        assert result.exit_code == 2
+        assert "3 runs have ids that begin with 'a': ab, abd2, abc1" in result.stderr
+        assert holdfast("runs", "show", "").exit_code == 3
+
+    def test_json_has_input_and_output_as_they_are_stored(self) -> None:
+        ok("run", "work.py:Echo", "--day", "2026-02-01")
+        (run,) = as_json("runs", "list")
+        shown = as_json("runs", "show", run["run_id"])
+        assert shown["input"] == {"day": {"$hf": ["date", "2026-02-01"]}}
+        assert shown["output"] == {"$hf": ["tuple", [{"$hf": ["date", "2026-02-01"]}, 1]]}
+
+    def test_a_session_that_was_never_stored_has_no_runs(self, default_storage: SqlWorkflowStorage) -> None:
+        keep(default_storage, "s", {"n": 1})
+        assert as_json("runs", "list", "--session-id", "never") == []
 
     def test_an_unknown_run_is_not_found(self, default_storage: SqlWorkflowStorage) -> None:
         keep(default_storage, "s", {"n": 1})

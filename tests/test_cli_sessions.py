@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
+import jsonpatch
 import pytest
 
 from cli import Plain, as_json, holdfast, keep, ok
-from holdfast.cli.sessions import keep_history
+from holdfast.cli.retention import keep_history
 from holdfast.errors import InvalidInput
 from holdfast.storage.sql import SqlWorkflowStorage
 
@@ -68,7 +70,8 @@ class TestSessions:
         second = ok("sessions", "show", "s")
         assert "at: 2026-01-31" in second
         assert "none: null" in second
-        assert as_json("sessions", "show", "s", "--version", "1")["state"]["7"] == "{1, 2}"
+        exact = as_json("sessions", "show", "s", "--version", "1")["state"]
+        assert exact == {"posts": [{"topic": "tides", "text": "one\ntwo"}], "$hf:7": {"$hf": ["set", [1, 2]]}}
 
     def test_large_values_are_shown_whole(self, default_storage: SqlWorkflowStorage) -> None:
         keep(default_storage, "s", {"large": "x" * 100_000, "small": 1})
@@ -80,13 +83,46 @@ class TestSessions:
         entries = as_json("sessions", "history", "s")
         assert [entry["version"] for entry in entries] == [3, 2, 1]
         assert entries[0]["run_id"] == last
-        assert entries[1]["patch"] == [{"op": "add", "path": "posts/-", "value": "b"}]
+        assert entries[1]["patch"] == [{"op": "add", "path": "/posts/-", "value": "b"}]
         text = ok("sessions", "history", "s", "--limit", "2").splitlines()
         assert text[0].startswith("version 3  ")
         assert text[0].endswith(f"run {last}")
         assert text[1:3] == ["  - draft", "  + new  true"]
         assert text[4] == '  + posts/-  "b"'
         assert len(text) == 5
+
+    def test_json_is_the_stored_text_to_the_byte(self, default_storage: SqlWorkflowStorage) -> None:
+        at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+        keep(default_storage, "s", {"n": 1e22, "at": at, "big": 2**80, "zero": -0.0})
+        state = ok("sessions", "show", "s", "--json").partition('"state":')[2]
+        (change,) = default_storage.changes("", "s")
+        assert ok("sessions", "history", "s", "--json").partition('"patch":')[2] == change.patch.decode() + "}]\n"
+        operations = json.loads(change.patch)
+        assert json.loads(state[:-2]) == {operation["path"][1:]: operation["value"] for operation in operations}
+        assert '"zero":-0.0' in state
+        assert '"at":{"$hf":["datetime","2026-01-31T12:00:00' in state
+
+    def test_the_patch_of_a_difference_makes_one_version_out_of_the_other(
+        self, default_storage: SqlWorkflowStorage
+    ) -> None:
+        first = {"a/b": {"m~n": [1, (1, 2)]}, "list": [1, 2], 5: {1}, "gone": None}
+        second = {"a/b": {"m~n": [(1, 3)], "": 0}, "list": [1, 2, {"new": True}], 5: {1, 2}}
+        keep(default_storage, "s", first, second)
+        old, new = (as_json("sessions", "show", "s", "--version", version)["state"] for version in "12")
+        patch = as_json("sessions", "diff", "s")["patch"]
+        assert any(operation["path"].startswith("/a~1b/m~0n/") for operation in patch)
+        assert jsonpatch.apply_patch(old, patch) == new
+        assert jsonpatch.apply_patch(old, as_json("sessions", "history", "s")[0]["patch"]) == new
+
+    def test_lists_that_are_cut_say_so(self, default_storage: SqlWorkflowStorage) -> None:
+        for name in "abc":
+            keep(default_storage, name, {"n": 1}, {"n": 2}, {"n": 3})
+        assert holdfast("sessions", "list", "--limit", "2").stderr.splitlines()[-1] == "2 of 3 shown; --limit N"
+        assert holdfast("sessions", "history", "a", "--limit", "1").stderr.splitlines()[-1] == "1 of 3 shown; --limit N"
+        assert holdfast("runs", "list", "--limit", "8").stderr.splitlines()[-1] == "8 shown, there are more; --limit N"
+        whole = (["sessions", "list", "--limit", "3"], ["sessions", "history", "a", "--limit", "3"])
+        for words in (*whole, ["runs", "list", "--limit", "9"]):
+            assert "shown" not in holdfast(*words).stderr
 
     def test_a_change_made_outside_of_a_run_says_so(self, default_storage: SqlWorkflowStorage) -> None:
         workflow = Plain(session_id="s", storage=default_storage)
@@ -107,7 +143,7 @@ class TestSessions:
         removed = as_json("sessions", "diff", "s")
         assert (removed["old"], removed["new"]) == (2, 3)
         assert {operation["op"] for operation in removed["patch"]} == {"remove"}
-        assert as_json("sessions", "diff", "s", "0", "1")["patch"][0] == {"op": "add", "path": "n", "value": 1}
+        assert as_json("sessions", "diff", "s", "0", "1")["patch"][0] == {"op": "add", "path": "/n", "value": 1}
 
     def test_diff_finds_the_value_before_inside_of_nested_values(self, default_storage: SqlWorkflowStorage) -> None:
         keep(default_storage, "s", {"d": {"list": [0, {"deep": "x" * 50, 5: "five"}], "rest": "y" * 200}})
@@ -147,8 +183,14 @@ class TestSessions:
         one = as_json("sessions", "prune", "a", "--keep", "1", "--yes")
         assert one["sessions"] == 1
         assert one["forgotten_changes"] > 0
+        (kept,) = one["kept"]
+        assert (kept["session_id"], kept["newest"], kept["oldest"]) == ("a", 12, one["forgotten_changes"])
+        assert as_json("sessions", "show", "a", "--version", str(kept["oldest"]))
+        assert holdfast("sessions", "show", "a", "--version", str(kept["oldest"] - 1)).exit_code == 3
         assert as_json("sessions", "show", "a")["state"]["n"] == 11
-        assert "of 2 session(s)" in ok("sessions", "prune", "--keep", "1w", "--yes")
+        said = ok("sessions", "prune", "--keep", "1w", "--yes").splitlines()
+        assert said[0] == "forgot 0 change(s) of 2 session(s), in whole stretches up to a stored snapshot"
+        assert sorted(said[1:]) == [f"a: versions {kept['oldest']} to 12 stay", "b: versions 1 to 12 stay"]
         assert len(as_json("sessions", "history", "b")) == 12
         assert holdfast("sessions", "prune", "--keep", "1").exit_code == 2
 

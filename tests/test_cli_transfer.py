@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +69,34 @@ class TestTransfer:
         text = json.dumps(json.loads(ok("sessions", "export", "s")), indent=7, sort_keys=True)
         ok("sessions", "import", "-", "--session-id", "copy", given=text)
         assert as_json("sessions", "show", "copy")["state"] == as_json("sessions", "show", "s")["state"]
+
+    def test_a_file_that_exists_is_overwritten_only_when_told_so(self, default_storage: SqlWorkflowStorage) -> None:
+        keep(default_storage, "s", {"n": 1})
+        Path("s.json").write_text("mine", encoding="utf-8")
+        result = holdfast("sessions", "export", "s", "s.json")
+        assert result.exit_code == 2
+        assert "s.json exists already" in result.stderr
+        assert Path("s.json").read_text(encoding="utf-8") == "mine"
+        ok("sessions", "export", "s", "s.json", "--force")
+        assert json.loads(Path("s.json").read_text(encoding="utf-8"))["session_id"] == "s"
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="the words of POSIX")
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["missing/s.json"], "There is no folder missing"),
+            (["work.py/s.json"], "cannot be written: Not a directory"),
+            (["folder", "--force"], "cannot be written: Is a directory"),
+        ],
+    )
+    def test_a_file_that_cannot_be_written_is_told_in_a_sentence(
+        self, default_storage: SqlWorkflowStorage, words: list[str], said: str
+    ) -> None:
+        keep(default_storage, "s", {"n": 1})
+        Path("folder").mkdir()
+        result = holdfast("sessions", "export", "s", *words)
+        assert result.exit_code == 2
+        assert said in result.stderr
 
     def test_a_session_that_exists_is_not_overwritten(self, default_storage: SqlWorkflowStorage) -> None:
         keep(default_storage, "s", {"n": 1})

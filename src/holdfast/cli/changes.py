@@ -1,7 +1,7 @@
-"""Stored documents and their changes, for people to read.
+"""Stored documents and their changes, for people to read and exactly.
 
 Rules that must stay true:
-- values are shown as `display` renders them, which needs none of the types that a workflow declares;
+- for people, values are shown as `display` renders them, which needs none of the types that a workflow declares;
 - a difference shows what was before beside what is now, also inside a value that itself moved.
 """
 
@@ -16,7 +16,7 @@ import msgspec
 
 from holdfast import codec, patch
 from holdfast.cli.database import Located
-from holdfast.cli.output import brief, printable
+from holdfast.cli.output import brief, encoded, printable
 from holdfast.display import display, display_name
 from holdfast.errors import SessionDeleted, SessionNotFound
 from holdfast.records import SessionInfo
@@ -33,8 +33,13 @@ class Version:
     values: dict[str, bytes]
 
     @property
+    def exact(self) -> dict[str, Any]:
+        """The state as it is stored, for `print_exact`."""
+        return {name: encoded(data) for name, data in self.values.items()}
+
+    @property
     def displayed(self) -> dict[str, Any]:
-        """The state as plain JSON values."""
+        """The state for people."""
         return {display_name(name): display(data) for name, data in self.values.items()}
 
 
@@ -70,15 +75,6 @@ def shown_path(path: Iterable[str]) -> str:
     'blog_posts/-'
     """
     return "/".join(display_name(segment) for segment in path)
-
-
-def as_json(operations: Iterable[patch.Operation]) -> list[dict[str, Any]]:
-    """Operations as JSON Patch, with displayed values."""
-    return [
-        {"op": operation.op, "path": shown_path(operation.path)}
-        | ({} if operation.value is None else {"value": display(operation.value)})
-        for operation in operations
-    ]
 
 
 def lines(operations: Iterable[patch.Operation], width: int = 100) -> Iterator[str]:

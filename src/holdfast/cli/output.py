@@ -28,6 +28,29 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
+def print_exact(value: Any) -> None:
+    """Print one value as one line of JSON; what is `encoded` in it is printed as it is stored."""
+    import msgspec
+
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def encoded(data: bytes | None) -> Any:
+    """Stored JSON text as a value for `print_exact`, to the byte.
+
+    >>> print_exact({"state": encoded(b'{"n":1e22}'), "output": encoded(None)})
+    {"state":{"n":1e22},"output":null}
+    """
+    import msgspec
+
+    return None if data is None else msgspec.Raw(data)
+
+
+def cut(shown: int, total: int | None = None) -> None:
+    """Say on stderr that a list was cut by `--limit`; None when it is not known how long it is."""
+    note(f"{shown} {'shown, there are more' if total is None else f'of {total} shown'}; --limit N")
+
+
 def note(text: str) -> None:
     """Say something on stderr that is not part of the result."""
     click.secho(text, err=True, dim=True)

@@ -11,13 +11,16 @@ from typing import Any, Final
 import click
 
 from holdfast.cli import changes
-from holdfast.cli.database import narrowing_options, opened
+from holdfast.cli.database import Database, narrowing_options, opened
 from holdfast.cli.output import (
     cost,
+    cut,
     duration,
+    encoded,
     json_option,
     moment,
     note,
+    print_exact,
     print_facts,
     print_json,
     print_table,
@@ -25,9 +28,12 @@ from holdfast.cli.output import (
     readable,
 )
 from holdfast.display import display
-from holdfast.errors import RunNotFound
+from holdfast.errors import InvalidInput, RunNotFound
 from holdfast.patch import decode_patch
 from holdfast.records import Run, RunStatus
+
+SHOWN_IDS: Final = 5
+"""Ids that are listed where several begin as the one that was asked for."""
 
 _COLOURS: Final = {
     RunStatus.running: "blue",
@@ -89,8 +95,10 @@ def list_runs(
 ) -> None:
     """List runs, the last started first."""
     with opened(db, table, user_id) as database:
-        found = database.runs(session_id=session_id, limit=limit)
-    found = [(table_name, run) for table_name, run in found if status in (None, run.status)]
+        found = database.runs(session_id=session_id, limit=limit + 1)
+    if len(found) > limit:
+        cut(limit)
+    found = [(table_name, run) for table_name, run in found[:limit] if status in (None, run.status)]
     if as_json:
         print_json([described(table_name, run) for table_name, run in found])
     elif not found:
@@ -117,24 +125,36 @@ def list_runs(
 @narrowing_options
 @json_option
 def show(run_id: str, db: str | None, table: str | None, user_id: str | None, as_json: bool) -> None:
-    """Show one run with its input, its output and its error."""
+    """Show one run with its input, its output and its error. The beginning of its id is enough."""
     with opened(db, table, user_id) as database:
-        found = database.runs(run_id=run_id)
-        if not found:
-            raise RunNotFound(run_id=run_id, where=database.where)
-    table_name, run = found[0]
+        table_name, run = one_run(database, run_id)
     if as_json:
         shown = described(table_name, run)
-        shown |= {"input": _displayed(run.input), "output": _displayed(run.output)}
+        shown |= {"input": encoded(run.input), "output": encoded(run.output)}
         shown["traceback"] = run.error.traceback if run.error else None
-        shown["refused_patch"] = changes.as_json(decode_patch(run.refused_patch)) if run.refused_patch else None
-        print_json(shown)
+        shown["refused_patch"] = encoded(run.refused_patch)
+        print_exact(shown)
     else:
         _print_run(run)
 
 
-def _displayed(data: bytes | None) -> Any:
-    return None if data is None else display(data)
+def one_run(database: Database, prefix: str) -> tuple[str, Run]:
+    """The run of that id, else the only one whose id begins so, with its table.
+
+    Raises:
+        RunNotFound: there is none.
+        InvalidInput: several ids begin so.
+    """
+    if exact := database.runs(run_id=prefix):
+        return exact[0]
+    found = [(table, run) for table, run in database.runs() if prefix and run.run_id.startswith(prefix)]
+    if not found:
+        raise RunNotFound(run_id=prefix, where=database.where)
+    if len(found) > 1:
+        listed = ", ".join(run.run_id for _, run in found[:SHOWN_IDS])
+        more = ", ..." if len(found) > SHOWN_IDS else ""
+        raise InvalidInput(f"{len(found)} runs have ids that begin with {prefix!r}: {listed}{more}")
+    return found[0]
 
 
 def _print_run(run: Run) -> None:

@@ -7,23 +7,31 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import re
 import sys
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
 import click
 
 from holdfast.cli import changes, transfer
 from holdfast.cli.database import Located, narrowing_options, opened, writable, writing_options
-from holdfast.cli.output import json_option, moment, note, print_facts, print_json, print_table, printable, readable
-from holdfast.errors import InvalidInput, SessionExists
-from holdfast.patch import decode_patch
-from holdfast.storage.base import KeepHistory
+from holdfast.cli.output import (
+    cut,
+    encoded,
+    json_option,
+    moment,
+    note,
+    print_exact,
+    print_facts,
+    print_json,
+    print_table,
+    printable,
+    readable,
+)
+from holdfast.cli.retention import keep_history, staying
+from holdfast.errors import SessionExists
+from holdfast.patch import decode_patch, encode_patch
 from holdfast.workflow import check_id
-
-_UNITS: Final = {"h": "hours", "d": "days", "w": "weeks"}
 
 
 @click.group("sessions")
@@ -52,7 +60,10 @@ def described(located: Located) -> dict[str, Any]:
 def list_sessions(db: str | None, table: str | None, user_id: str | None, limit: int, as_json: bool) -> None:
     """List sessions, the last updated first."""
     with opened(db, table, user_id) as database:
-        found = database.sessions(limit=limit)
+        known = database.sessions()
+    found = known[:limit]
+    if len(known) > limit:
+        cut(limit, len(known))
     if as_json:
         print_json([described(located) for located in found])
     elif not found:
@@ -85,7 +96,7 @@ def show(
         located = database.session(session_id)
         found = changes.read_version(located, version)
     if as_json:
-        print_json(described(located) | {"version": found.info.version, "state": found.displayed})
+        print_exact(described(located) | {"version": found.info.version, "state": found.exact})
         return
     print_facts(
         {
@@ -113,24 +124,26 @@ def history(session_id: str, db: str | None, table: str | None, user_id: str | N
         located = database.session(session_id)
         info = located.info
         found = located.storage.changes(info.owner, session_id, after=max(0, info.version - limit))
-    entries = [(change, decode_patch(change.patch)) for change in reversed(found)]
+        oldest = located.storage.changes(info.owner, session_id, limit=1)
+    if found and oldest and oldest[0].version < found[0].version:
+        cut(len(found), found[-1].version - oldest[0].version + 1)
     if as_json:
-        print_json(
+        print_exact(
             [
                 {
                     "version": change.version,
                     "created_at": change.created_at,
                     "run_id": change.run_id or None,
-                    "patch": changes.as_json(operations),
+                    "patch": encoded(change.patch),
                 }
-                for change, operations in entries
+                for change in reversed(found)
             ]
         )
         return
-    for change, operations in entries:
+    for change in reversed(found):
         by = f"run {printable(change.run_id)}" if change.run_id else "outside a run"
         click.echo(click.style(f"version {change.version}", bold=True) + f"  {moment(change.created_at)}  {by}")
-        for line in changes.lines(operations):
+        for line in changes.lines(decode_patch(change.patch)):
             click.echo(line)
 
 
@@ -158,7 +171,7 @@ def diff(
         before = changes.read_version(located, older) if older else changes.Version(after.info, {})
     operations = changes.difference(before, after)
     if as_json:
-        print_json({"old": older, "new": after.info.version, "patch": changes.as_json(operations)})
+        print_exact({"old": older, "new": after.info.version, "patch": encoded(encode_patch(operations))})
         return
     click.secho(f"version {older} to version {after.info.version}", bold=True)
     for line in changes.difference_lines(before, operations):
@@ -207,7 +220,11 @@ def prune(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Forget old history of one session, or of all; the state stays as it is."""
+    """Forget old history of one session, or of all; the state stays as it is.
+
+    Versions are rebuilt from stored snapshots, so whole stretches up to a snapshot are forgotten: more versions than
+    were asked for may stay, and never fewer.
+    """
     kept = keep_history(keep)
     with opened(db, table, user_id) as database:
         found = database.sessions() if session_id is None else [database.session(session_id)]
@@ -215,19 +232,30 @@ def prune(
         forgotten = 0
         for located in found:
             forgotten += located.storage.prune_session(located.info.owner, located.info.session_id, kept)
+        stay = [staying(located) for located in found]
     if as_json:
-        print_json({"sessions": len(found), "forgotten_changes": forgotten})
-    else:
-        click.echo(f"forgot {forgotten} change(s) of {len(found)} session(s)")
+        print_json({"sessions": len(found), "forgotten_changes": forgotten, "kept": stay})
+        return
+    click.echo(f"forgot {forgotten} change(s) of {len(found)} session(s), in whole stretches up to a stored snapshot")
+    for each in stay:
+        click.echo(f"{printable(each['session_id'])}: versions {each['oldest']} to {each['newest']} stay")
 
 
 @command.command()
 @click.argument("session_id")
-@click.argument("file", type=click.Path(dir_okay=False, writable=True, allow_dash=True, path_type=Path), default="-")
+@click.argument("file", type=click.Path(allow_dash=True, path_type=Path), default="-")
 @narrowing_options
 @click.option("--history", "with_history", is_flag=True, help="With all changes that are kept.")
+@click.option("--force", is_flag=True, help="Overwrite a FILE that exists.")
 def export(
-    session_id: str, file: Path, *, db: str | None, table: str | None, user_id: str | None, with_history: bool
+    session_id: str,
+    file: Path,
+    *,
+    db: str | None,
+    table: str | None,
+    user_id: str | None,
+    with_history: bool,
+    force: bool,
 ) -> None:
     """Write a session to FILE (else to stdout) as JSON, exactly, with a checksum."""
     with opened(db, table, user_id) as database:
@@ -235,8 +263,8 @@ def export(
     if str(file) == "-":
         click.echo(text)
     else:
-        file.write_text(text + "\n", encoding="utf-8")
-        note(f"exported to {file}")
+        transfer.write(file, text + "\n", force=force)
+        note(f"exported to {printable(str(file))}")
 
 
 @command.command("import")
@@ -276,21 +304,3 @@ def confirm(question: str, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("This cannot be undone; give --yes to do it without being asked.")
     click.confirm(question, abort=True, err=True)
-
-
-def keep_history(text: str) -> KeepHistory:
-    """How much history `--keep` says.
-
-    Raises:
-        InvalidInput: neither a number of versions nor an age.
-
-    >>> keep_history("100"), keep_history("2d")
-    (100, datetime.timedelta(days=2))
-    """
-    match = re.fullmatch(r"([1-9]\d{0,8})([hdw]?)", text)
-    if match is None:
-        raise InvalidInput(
-            f"--keep is a number of versions such as 100, or an age such as 12h, 30d or 8w; not {text!r}"
-        )
-    number, unit = int(match[1]), match[2]
-    return timedelta(**{_UNITS[unit]: number}) if unit else number

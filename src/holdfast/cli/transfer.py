@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -81,6 +82,23 @@ def exported(located: Located, *, with_history: bool) -> str:
         package.history = [change.patch.decode() for change in changes]
     package.sha256 = checksum(package)
     return msgspec.json.format(msgspec.json.encode(package), indent=1).decode()
+
+
+def write(file: Path, text: str, *, force: bool) -> None:
+    """Write a text to a file.
+
+    Raises:
+        InvalidInput: the file exists and is not to be overwritten, or it cannot be written.
+    """
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as opened_file:
+            opened_file.write(text)
+    except FileExistsError as error:
+        raise InvalidInput(f"{file} exists already. Name another file, or overwrite it with --force.") from error
+    except FileNotFoundError as error:
+        raise InvalidInput(f"There is no folder {file.parent}. Make it first, or name another file.") from error
+    except OSError as error:
+        raise InvalidInput(f"{file} cannot be written: {error.strerror}. Name another file.") from error
 
 
 def checksum(package: Package) -> str:
