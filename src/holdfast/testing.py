@@ -549,6 +549,7 @@ class StorageConformance:
             Known(writer.incarnation, 3),
         ):
             assert rebuilt(storage.load("", "s", known=known)) == {"a": 4}
+        assert storage.load("", "no such", known=Known(writer.incarnation, 5)) is None
         stored = storage.load("", "s", known=Known(writer.incarnation, 4))
         assert stored is not None
         assert stored.values is None

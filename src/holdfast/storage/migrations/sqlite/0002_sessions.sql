@@ -66,5 +66,3 @@ CREATE TABLE {table}_run (
     refused_patch BLOB,
     PRIMARY KEY (owner, session_id, run_id)
 );
-
-CREATE INDEX {table}_run_started ON {table}_run (owner, session_id, started_at);
