@@ -65,6 +65,10 @@ class BlogPostGenerator(Workflow):
         yield RunResponse(event=RunEvent.step_started, data={"step": "search"})
         found: SearchResults = self.searcher.run(topic).content
         yield RunResponse(event=RunEvent.step_completed, data={"step": "search", "sources": len(found.articles)})
+        if not found.articles:
+            # Nothing is kept, so that the next call searches again.
+            yield RunResponse(content=f"Nothing was found about {topic!r}, so no post was written.")
+            return
 
         yield from self.writer.run(json.dumps({"topic": topic, **found.model_dump()}), stream=True)
 

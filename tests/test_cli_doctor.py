@@ -49,3 +49,28 @@ class TestDoctor:
         assert "warning" in states
         monkeypatch.setenv("HOLDFAST_MODEL", "offline")
         assert [check["state"] for check in as_json("doctor") if check["name"] == "model"] == ["ok"]
+
+    @pytest.mark.parametrize("name", ["gpt-5-mini", "llama3:8b", "opanai:gpt-5-mini", "openai:"])
+    def test_a_model_of_no_known_provider_is_a_problem_with_its_fix(
+        self, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.setenv("HOLDFAST_MODEL", name)
+        result = holdfast("doctor")
+        assert result.exit_code == 6
+        assert "PROBLEM  model: HOLDFAST_MODEL names no provider" in result.stdout
+        assert "provider:model, such as openai-chat:gpt-5-mini" in result.stdout
+        assert "1 problem(s) with the configuration" in result.stderr
+
+    @pytest.mark.parametrize("name", ["offline", "openai-chat:gpt-5-mini", "groq:llama-3.3-70b-versatile", "test"])
+    def test_a_model_of_a_known_provider_is_none(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.setenv("HOLDFAST_MODEL", name)
+        assert "problem" not in [check["state"] for check in as_json("doctor")]
+
+    def test_what_is_empty_counts_as_not_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "")
+        monkeypatch.setenv("HOLDFAST_MODEL", "")
+        text = ok("doctor")
+        assert "HOLDFAST_MODEL is not set" in text
+        assert "OPENAI_API_KEY not set" in text
+        monkeypatch.setenv("HOLDFAST_MODEL", "openai-chat:gpt-5-mini")
+        assert "warning  model: needs a key in OPENAI_API_KEY" in ok("doctor")

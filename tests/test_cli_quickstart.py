@@ -51,10 +51,16 @@ class TestQuickstart:
         assert "The moon pulls the sea." in made["blog_post"]
         assert "tides.md" in made["blog_post"]
 
-    def test_a_topic_without_sources_still_makes_an_honest_post(self) -> None:
-        made = as_json("quickstart", "zzzqqqxxx")
-        assert made["sources"] == 0
-        assert made["blog_post"]
+    def test_a_topic_without_sources_is_told_and_nothing_is_kept(self) -> None:
+        result = holdfast("quickstart", "zzzqqqxxx")
+        assert result.exit_code == 0
+        assert result.stdout == "Nothing was found about 'zzzqqqxxx', so no post was written.\n"
+        assert "no sources\nnothing was kept: another TOPIC, or --docs FOLDER, may be found" in result.stderr
+        assert as_json("sessions", "list") == []
+        again = as_json("quickstart", "zzzqqqxxx")
+        assert (again["from_session"], again["sources"], again["blog_post"], again["version"]) == (False, 0, None, None)
+        ok("quickstart", "Exceptions")
+        assert as_json("quickstart", "zzzqqqxxx")["version"] == 1
 
     def test_another_model_may_be_named(self) -> None:
         result = holdfast("quickstart", "--model", "no-such-provider:model")

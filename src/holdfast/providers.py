@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic_ai.models import Model
     from pydantic_ai.providers import Provider
 
-__all__ = ["OFFLINE", "explain", "resolve"]
+__all__ = ["OFFLINE", "explain", "is_known", "resolve"]
 
 OFFLINE = "offline"
 """The name of the built-in model that needs no key and no network."""
@@ -142,6 +142,25 @@ def _is_provider(prefix: str, name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_known(name: str) -> bool:
+    """Whether a model's name says which provider has it, be its package installed or not.
+
+    >>> is_known("anthropic:claude-sonnet-4-5"), is_known("offline"), is_known("gpt-5-mini"), is_known("llama3:8b")
+    (True, True, False, False)
+    """
+    from pydantic_ai.models import parse_model_id
+
+    if name in (OFFLINE, "test"):
+        return True
+    provider, model = parse_model_id(name)
+    if not provider or not model:
+        return False
+    try:
+        return _is_provider(provider, name)
+    except ImportError:
+        return True  # it is the provider's own package that is missing
 
 
 def _compatible(name: str, base_url: str) -> Model[Any]:

@@ -23,7 +23,7 @@ import click
 
 from holdfast import __version__
 from holdfast.cli.database import database_path, db_option, named, opened
-from holdfast.cli.exit_status import DamageFound, DatabaseNotFound
+from holdfast.cli.exit_status import ConfigurationProblem, DamageFound, DatabaseNotFound
 from holdfast.cli.output import json_option, print_json, printable
 from holdfast.errors import StorageError
 
@@ -36,6 +36,11 @@ KEYS: Final = {
 
 LOW_DISK: Final = 100 * 1024 * 1024
 """Bytes of free disk below which a warning is given."""
+
+UNKNOWN_MODEL: Final = (
+    "HOLDFAST_MODEL names no provider that pydantic-ai knows, so only an Agent with a base_url can use it: write "
+    "provider:model, such as openai-chat:gpt-5-mini or anthropic:claude-sonnet-4-5, or offline"
+)
 
 _SIGNS: Final = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("PROBLEM", "red")}
 
@@ -62,8 +67,11 @@ def command(db: str | None, as_json: bool) -> None:
             sign, colour = _SIGNS[check.state]
             click.echo(click.style(f"{sign:8}", fg=colour) + f" {check.name}: {printable(check.found)}")
     problems = [check for check in checks if check.state == "problem"]
+    damage = [check for check in problems if check.name != "model"]
+    if damage:
+        raise DamageFound(count=f"{len(damage)} problem(s)", where=named(db))
     if problems:
-        raise DamageFound(count=f"{len(problems)} problem(s)", where=named(db))
+        raise ConfigurationProblem(count=f"{len(problems)} problem(s)")
 
 
 def installation() -> Iterator[Check]:
@@ -118,12 +126,16 @@ def disk(path: Path) -> Iterator[Check]:
 
 def models() -> Iterator[Check]:
     """Which model answers when an agent names none, and which providers could."""
+    from holdfast.providers import is_known
+
     model = os.environ.get("HOLDFAST_MODEL")
-    if model is None:
+    if not model:
         yield Check("model", "HOLDFAST_MODEL is not set: agents without a model use the offline model")
     else:
         yield Check("model", f"HOLDFAST_MODEL is {model}")
-        if model.startswith("openai:"):
+        if not is_known(model):
+            yield Check("model", UNKNOWN_MODEL, "problem")
+        elif model.startswith("openai:"):
             yield Check("model", "openai: means OpenAI's Responses API; a compatible server needs openai-chat:")
         yield from _provider_problems(model.partition(":")[0])
     for provider, variables in KEYS.items():

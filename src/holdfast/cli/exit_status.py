@@ -34,6 +34,10 @@ class DamageFound(HoldfastError):
     import them into a new one."""
 
 
+class ConfigurationProblem(HoldfastError):
+    """{count} with the configuration, listed above with what to write instead."""
+
+
 _STATUS: Final[tuple[tuple[type[HoldfastError], int], ...]] = (
     (InvalidInput, 2),
     (SessionExists, 2),
@@ -44,6 +48,7 @@ _STATUS: Final[tuple[tuple[type[HoldfastError], int], ...]] = (
     (VersionNotKept, 3),
     (CorruptData, 6),
     (DamageFound, 6),
+    (ConfigurationProblem, 6),
     (StateError, 5),
     (StorageError, 4),
 )

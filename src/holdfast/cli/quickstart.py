@@ -108,7 +108,7 @@ class View:
             note("searching ...")
         elif response.event is RunEvent.step_completed and response.data is not None:
             self.sources = int(response.data["sources"])
-            note(f"{self.sources} sources; writing ...")
+            note(f"{self.sources} sources; writing ..." if self.sources else "no sources")
         elif response.event is RunEvent.workflow_completed:
             self.from_session = True
             self.post = response.content
@@ -141,7 +141,8 @@ class Outcome:
     session_id: str
     where: str
     run_id: str
-    version: int
+    version: int | None
+    """None while nothing is stored in the session."""
     seconds: float
     sources: int | None
     post: str
@@ -153,13 +154,13 @@ class Outcome:
     def of(cls, generator: BlogPostGenerator, topic: str, view: View, seconds: float) -> Outcome:
         """Put together what the run showed and what is stored."""
         storage, session_id = generator.storage, generator.session_id
-        (info,) = storage.find_sessions("", session_id=session_id)
+        infos = storage.find_sessions("", session_id=session_id)
         return cls(
             topic=topic,
             session_id=session_id,
             where=str(getattr(storage, "where", "")),
             run_id=generator.run_id or "",
-            version=info.version,
+            version=infos[0].version if infos else None,
             seconds=seconds,
             sources=view.sources,
             post=view.post,
@@ -194,11 +195,13 @@ class Outcome:
             "seconds": self.seconds,
             "sources": self.sources,
             "saved": saved,
-            "blog_post": self.post,
+            "blog_post": None if self.sources == 0 else self.post,
         }
 
     def lines(self) -> list[str]:
         """The outcome for people."""
+        if self.sources == 0:
+            return ["nothing was kept: another TOPIC, or --docs FOLDER, may be found"]
         if not self.from_session:
             return [
                 (
