@@ -108,6 +108,28 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{identity(page)} links to {target}, which does not exist"
 
 
+def test_the_first_example_about_storage_may_be_run_again(tmp_path: Path) -> None:
+    first = next(block for block in blocks(ROOT / "docs" / "storage.md") if block.language == "python")
+    outputs = []
+    for _ in range(2):
+        done = run([sys.executable, "-W", "error", "-c", first.text], tmp_path)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    assert outputs == ["2 posts\n", "4 posts\n"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=identity)
+def test_only_the_test_of_a_backend_needs_pytest(page: Path) -> None:
+    needing = [block.line for block in blocks(page) if block.language == "python" and "pytest" in block.text]
+    assert len(needing) == (1 if page.name == "storage.md" else 0)
+
+
+def test_every_decision_stands_in_the_index() -> None:
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    pages = {page.name for page in ROOT.glob("docs/decisions/*.md")} - {"README.md"}
+    assert set(re.findall(r"\]\((.+?\.md)\)", index)) == pages
+
+
 def test_a_wrong_example_is_noticed(tmp_path: Path) -> None:
     page = tmp_path / "wrong.md"
     page.write_text("# A\n\n```python\nassert 1 == 2\n```\n", encoding="utf-8")
