@@ -215,6 +215,8 @@ def _too_large(path: str) -> UnstorableValue:
 
 def _is_plain(value: Any) -> bool:
     """Whether a value is made of ordinary built-ins only, level by level so that nearly all is done in C."""
+    if type(value) is str or value is None or type(value) is bool:
+        return True
     level = [value]
     left = MAX_BYTES // 2  # every value takes two bytes at least
     for _ in range(MAX_DEPTH + 1):

@@ -236,8 +236,10 @@ def _wrap_run(cls: type[Workflow]) -> None:
     Raises:
         InvalidInput: it is not a function.
     """
+    if getattr(cls.run, "_is_run_of_workflow", False):
+        return
     function = inspect.getattr_static(cls, "run")
-    if getattr(function, "_is_run_of_workflow", False) or function is vars(Workflow)["run"]:
+    if function is vars(Workflow)["run"]:
         return
     if not inspect.isfunction(function):
         raise InvalidInput(
