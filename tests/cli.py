@@ -100,6 +100,13 @@ class Streams(Workflow):
         yield from self.echo.run("four", stream=True)
 
 
+class Endless(Workflow):
+    def run(self) -> Iterator[str]:
+        self.session_state["begun"] = True
+        while True:
+            yield "on and on\\n"
+
+
 class Pieces(Workflow):
     def run(self) -> Iterator[str | dict | RunResponse]:
         yield "Hel"

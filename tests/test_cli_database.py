@@ -111,6 +111,18 @@ class TestDatabase:
             patched.setattr(SqlWorkflowStorage, "load", lambda *_, **__: None)
             assert holdfast("sessions", "show", "s").exit_code == 3
 
+    def test_an_interrupt_while_it_is_read_exits_130(
+        self, default_storage: SqlWorkflowStorage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        keep(default_storage, "s", {"n": 1})
+        monkeypatch.setattr(SqlWorkflowStorage, "find_sessions", interrupt)
+        result = holdfast("sessions", "list")
+        assert result.exit_code == 130
+        assert "Interrupted." in result.stderr
+
     def test_a_database_in_memory_is_not_there_for_another_process(self) -> None:
         assert holdfast("sessions", "list", "--db", "sqlite://").exit_code == 3
         assert "There is no database at sqlite://" in ok("doctor", "--db", "sqlite://")

@@ -174,9 +174,30 @@ class TestRun:
         (run,) = as_json("runs", "list")
         assert run["status"] == "cancelled"
         assert said.splitlines()[-2:] == [
-            "cancelled with Ctrl-C; session s is saved at version 1",
+            "cancelled by Ctrl-C; session s is saved at version 1",
             f"run {run['run_id']} cancelled; holdfast runs show {run['run_id']}",
         ]
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+    def test_closed_output_ends_the_run_in_order(self) -> None:
+        script = Path(sys.executable).parent / "holdfast"
+        running = subprocess.Popen(
+            [str(script), "run", "work.py:Endless", "--session-id", "s"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline() == "on and on\n"
+        running.stdout.close()
+        said = running.stderr.read()
+        running.stderr.close()
+        assert running.wait(timeout=60) == 1
+        assert "Traceback" not in said
+        assert "cancelled by whoever read its output; session s is saved at version 1" in said
+        (run,) = as_json("runs", "list")
+        assert run["status"] == "cancelled"
 
 
 class TestText:

@@ -46,13 +46,13 @@ def tell(error: BaseException, *, whole: bool = False) -> int:
     return exit_status(error) if isinstance(error, HoldfastError) else FAILED
 
 
-def tell_run(workflow: Workflow, db: str | None, *, cancelled: bool = False) -> None:
+def tell_run(workflow: Workflow, db: str | None, *, cancelled: str | None = None) -> None:
     """Say on stderr which run ended so, if it was recorded, and where to read on.
 
     Args:
         workflow: the object that ran.
         db: the database's name; None if the commands find it by themselves, "" if they cannot look at it.
-        cancelled: it was interrupted rather than failed; then what is saved is said as well.
+        cancelled: by what the run was ended, if it did not fail; then what is saved is said as well.
     """
     owner, run_id = workflow.user_id or "", workflow.run_id
     try:
@@ -64,7 +64,7 @@ def tell_run(workflow: Workflow, db: str | None, *, cancelled: bool = False) -> 
     word = "cancelled" if cancelled else "failed"
     if cancelled:
         saved = f"is saved at version {heads[0].version}" if heads else "has nothing saved"
-        note(f"cancelled with Ctrl-C; session {printable(workflow.session_id)} {saved}")
+        note(f"cancelled by {cancelled}; session {printable(workflow.session_id)} {saved}")
     if recorded:
         command = f"; holdfast runs show {run_id}" + (f" --db {shlex.quote(db)}" if db else "")
         note(f"run {run_id} {word}" + ("" if db == "" else command))

@@ -154,15 +154,17 @@ def run(cls: type[Workflow], arguments: dict[str, Any], settings: dict[str, Any]
         try:
             workflow = cls(session_id=settings["session_id"], user_id=settings["user_id"] or None, storage=storage)
             note(f"session: {printable(workflow.session_id)}")
-            hand_out(workflow.run(**arguments), show)
+            hand_out(workflow.run(**arguments), _noticing_closed_output(show))
+        except OutputClosed as closed:
+            assert workflow is not None
+            failures.tell_run(workflow, db, cancelled="whoever read its output")
+            raise closed.reason from None  # click knows how to end a program whose output is closed
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost boundary: the failure is told
             _end(show)
-            if isinstance(error, KeyboardInterrupt):
-                status = INTERRUPTED
-            else:
-                status = failures.tell(error, whole=settings["traceback"])
+            interrupted = isinstance(error, KeyboardInterrupt)
+            status = INTERRUPTED if interrupted else failures.tell(error, whole=settings["traceback"])
             if workflow is not None:
-                failures.tell_run(workflow, db, cancelled=status == INTERRUPTED)
+                failures.tell_run(workflow, db, cancelled="Ctrl-C" if interrupted else None)
             click.get_current_context().exit(status)
         _end(show)
         note(f"run: {workflow.run_id}")
@@ -183,6 +185,24 @@ def storage_for(cls: type[Workflow], db: str | None, table: str | None) -> Itera
         where = str(getattr(declared, "where", type(declared).__name__))
         note(f"database: {where}, as {cls.__name__} declares it")
         yield declared, where if Path(where).is_absolute() else ""
+
+
+class OutputClosed(Exception):
+    """Nobody reads what the run prints. A broken pipe of the user's own code is another matter."""
+
+    def __init__(self, reason: BrokenPipeError) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _noticing_closed_output(show: Callable[[RunResponse], None]) -> Callable[[RunResponse], None]:
+    def shown(response: RunResponse) -> None:
+        try:
+            show(response)
+        except BrokenPipeError as error:
+            raise OutputClosed(error) from error
+
+    return shown
 
 
 def _end(show: Callable[[RunResponse], None]) -> None:
