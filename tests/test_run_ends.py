@@ -386,6 +386,15 @@ def test_a_run_method_from_anywhere_is_run_as_a_run(storage: Storage) -> None:
     assert Assigned(session_id="s", storage=storage).run().content == "assigned"
     assert stored(storage) == {"default": 1, "mixed": 1, "assigned": 1}
     assert len(storage.find_runs("")) == 2
+
+    class Decorated(Assigned):
+        @functools.wraps(Assigned.run)
+        def run(self) -> str:
+            self.session_state["before"] = 1
+            return f"decorated {super().run()}"
+
+    assert Decorated(session_id="d", storage=storage).run().content == "decorated assigned"
+    assert Decorated(session_id="d", storage=storage).session_state == {"before": 1, "assigned": 1}
     with pytest.raises(InvalidInput, match="make it a method"):
 
         class Cached(Workflow):

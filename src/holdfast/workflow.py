@@ -15,7 +15,7 @@ import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
-from weakref import ref
+from weakref import WeakSet, ref
 
 from holdfast import clock, codec
 from holdfast.agent import Agent, is_pydantic_agent
@@ -230,18 +230,22 @@ class Workflow:
         self._active = None
 
 
+# Kept apart: a mark on the function would be copied by `functools.wraps` to functions that are not wrapped.
+_wrapped_runs: WeakSet[Callable[..., Any]] = WeakSet()
+
+
 def _wrap_run(cls: type[Workflow]) -> None:
     """See to it that the `run()` of a class, wherever it comes from, is run as a run.
 
     Raises:
         InvalidInput: it is not a function.
     """
-    if getattr(cls.run, "_is_run_of_workflow", False):
+    if cls.run in _wrapped_runs:
         return
     function = inspect.getattr_static(cls, "run")
     if function is vars(Workflow)["run"]:
         return
-    if not inspect.isfunction(function):
+    if not inspect.isfunction(function):  # a cache would skip the run, and a static method has no state
         raise InvalidInput(
             f"{cls.__name__}.run is a {type(function).__name__}, so that its runs could not be saved; "
             "make it a method: def run(self, ...)"
@@ -271,7 +275,7 @@ def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
             return _streamed(active, steps)
         return astream(steps) if ayields or events else _acomplete(active, steps)
 
-    run._is_run_of_workflow = True  # type: ignore[attr-defined]
+    _wrapped_runs.add(run)
     return run
 
 
