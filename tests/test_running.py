@@ -120,13 +120,14 @@ def test_a_generator_that_yields_while_it_is_closed_is_recorded_as_failed(storag
     assert Stubborn(session_id="s", storage=storage).session_state == {"n": 1}
 
 
-def test_a_keyboard_interrupt_is_a_cancellation(storage: Storage) -> None:
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_and_an_exit_are_cancellations(storage: Storage, end: type[BaseException]) -> None:
     class Interrupted(Workflow):
         def run(self) -> None:
             self.session_state["items"] = [1]
-            raise KeyboardInterrupt
+            raise end
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(end):
         Interrupted(session_id="s", storage=storage).run()
     assert stored_items(storage) == [1]
     assert the_run(storage).status is RunStatus.cancelled

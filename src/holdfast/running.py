@@ -315,6 +315,10 @@ class Output:
         return "".join(self._pieces) if self._pieces else self._last
 
 
+_CANCELLING = (Abandoned, GeneratorExit, asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+"""What ends a run from outside; all else is a failure of its own."""
+
+
 def status_after(error: BaseException | None) -> RunStatus:
     """How a run that ended with this exception stands.
 
@@ -323,7 +327,7 @@ def status_after(error: BaseException | None) -> RunStatus:
     """
     if error is None:
         return RunStatus.completed
-    if isinstance(error, Abandoned | GeneratorExit | asyncio.CancelledError | KeyboardInterrupt):
+    if isinstance(error, _CANCELLING):
         return RunStatus.cancelled
     return RunStatus.failed
 
