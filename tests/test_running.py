@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from holdfast.storage.memory import MemoryStorage
 
 from conftest import FakeClock
 from holdfast import codec, heartbeat, running
@@ -26,6 +25,7 @@ from holdfast.errors import (
 from holdfast.metering import add_usage
 from holdfast.records import Commit, RunStatus, Usage
 from holdfast.storage.base import STALE_AFTER, Storage
+from holdfast.storage.memory import MemoryStorage
 from holdfast.workflow import Workflow
 
 
