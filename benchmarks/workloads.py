@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from floor import RawInserts
-from measure import cost_of
+from measure import Cost, cost_of
 
 from holdfast import SqlWorkflowStorage, Workflow
 
@@ -76,6 +76,17 @@ def small_run(folder: Path) -> dict[str, Any]:
     }
 
 
+def growth(cost: Cost, folder: Path) -> dict[str, Any]:
+    """What many appends cost, and how large the database became."""
+    return {
+        "written": cost.written,
+        "early": cost.mean_cpu(slice(0, 50)),
+        "late": cost.mean_cpu(slice(-50, None)),
+        "late_wall": cost.median_wall(slice(-50, None)),
+        "database": sum(file.stat().st_size for file in folder.iterdir()),
+    }
+
+
 def growing_list(folder: Path, dated: bool, returns_post: bool, runs: int = 1000) -> dict[str, Any]:
     """Runs that each append a post of 2 kB, each by a new Workflow object."""
     storage = SqlWorkflowStorage(db_file=folder / "ours.db")
@@ -84,13 +95,7 @@ def growing_list(folder: Path, dated: bool, returns_post: bool, runs: int = 1000
         Appending(session_id="s", storage=storage).run(number, dated, returns_post)
 
     cost = cost_of([partial(run, number) for number in range(runs)])
-    return {
-        "written": cost.written,
-        "early": cost.mean_cpu(slice(0, 50)),
-        "late": cost.mean_cpu(slice(-50, None)),
-        "late_wall": cost.median_wall(slice(-50, None)),
-        "database": sum(file.stat().st_size for file in folder.iterdir()),
-    }
+    return growth(cost, folder)
 
 
 def growing_floor(folder: Path, runs: int = 1000) -> dict[str, Any]:
@@ -98,13 +103,7 @@ def growing_floor(folder: Path, runs: int = 1000) -> dict[str, Any]:
     raw = RawInserts(folder)
     rows = [json.dumps(post(number, dated=False)).encode() for number in range(runs)]
     cost = cost_of([partial(raw.insert, row) for row in rows])
-    return {
-        "written": cost.written,
-        "early": cost.mean_cpu(slice(0, 50)),
-        "late": cost.mean_cpu(slice(-50, None)),
-        "late_wall": cost.median_wall(slice(-50, None)),
-        "database": sum(file.stat().st_size for file in folder.iterdir()),
-    }
+    return growth(cost, folder)
 
 
 def large_state(folder: Path, many: bool, dated: bool) -> dict[str, Any]:
