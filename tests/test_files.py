@@ -498,3 +498,21 @@ def test_storages_in_memory_are_separate() -> None:
     ):
         Writer(first).commit({"a": 1})
         assert second.load("", "s") is None
+
+
+def test_a_log_that_is_removed_under_an_open_database_is_noticed_before_the_next_commit(tmp_path: Path) -> None:
+    file = tmp_path / "w.db"
+    storage = SqlWorkflowStorage(db_file=file)
+    writer = Writer(storage)
+    writer.commit({"a": 1})
+    os.unlink(f"{file}-wal")
+    with pytest.raises(DatabaseReplaced, match="lost its log"):
+        writer.commit({"a": 2})
+
+
+@pytest.mark.parametrize("timeout", [0, 1e-9])
+def test_the_shortest_timeout_still_serves_a_database_that_nobody_else_uses(tmp_path: Path, timeout: float) -> None:
+    for number in range(5):
+        storage = SqlWorkflowStorage(db_file=tmp_path / f"{number}.db", lock_timeout=timeout)
+        assert Writer(storage).commit({"a": 1}) == 1
+        storage.close()

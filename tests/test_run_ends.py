@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -489,3 +490,31 @@ def test_every_change_names_the_run_that_made_it(storage: Storage) -> None:
     workflow.session_state["outside"] = 1
     workflow.write_to_storage()
     assert [change.run_id for change in storage.changes("", "s")] == [first] * 4 + [""]
+
+
+def test_a_busy_storage_does_not_keep_the_runs_of_others_from_being_recorded(fake_clock: FakeClock) -> None:
+    go_on = threading.Event()
+
+    class Blocked(MemoryStorage):
+        def commit(self, commit: Commit) -> int:
+            go_on.wait(20)
+            return super().commit(commit)
+
+    class Open(Workflow):
+        def run(self) -> Iterator[int]:
+            yield 1
+
+    blocked, free = Blocked(), MemoryStorage()
+    open_runs = [Open(session_id="s", storage=storage).run() for storage in (blocked, free)]
+    for responses in open_runs:
+        next(responses)
+    fake_clock.seconds += heartbeat.RECORD_AFTER
+    deadline = time.monotonic() + 10
+    while not free.find_runs("") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert the_run(free).status is RunStatus.running
+    assert blocked.find_runs("") == ()
+    go_on.set()
+    for responses in open_runs:
+        list(responses)
+    assert the_run(blocked).status is RunStatus.completed

@@ -12,6 +12,7 @@ import pytest
 from holdfast import session as session_module
 from holdfast.errors import (
     OutcomeUnknown,
+    SessionDeleted,
     StateConflict,
     StorageBusy,
     UndeclaredType,
@@ -326,3 +327,66 @@ def test_defaults_that_cannot_be_compared_do_no_harm(storage: Storage) -> None:
     with pytest.raises(UnstorableValue, match="odd"):
         workflow.run(lambda s: s.update(n=1))
     assert stored(storage) == {"n": 1}
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_overwriting_an_unread_value_that_is_pruned_meanwhile_is_one_conflict(tmp_path: Any, kind: str) -> None:
+    from holdfast.storage.sql import SqlWorkflowStorage
+
+    storage: Storage = (
+        MemoryStorage(keep_history=1)
+        if kind == "memory"
+        else SqlWorkflowStorage(db_file=tmp_path / "w.db", keep_history=1)
+    )
+    doing(storage).run(lambda s: s.update(big="b" * 70_000, n=0))
+    recent.forget(storage)
+    a = doing(storage)
+    assert a.session_state["n"] == 0
+    recent.forget(storage)
+    doing(storage).run(lambda s: s.update(big="c" * 70_000))
+    recent.forget(storage)
+    a.session_state["big"] = "mine"
+    with pytest.raises(StateConflict):
+        a.run(lambda s: s.update(n=1))
+    assert any(b"mine" in (run.refused_patch or b"") for run in storage.find_runs(""))
+    a.run(lambda s: s.update(n=1))
+    assert stored(storage) == {"big": "c" * 70_000, "n": 1}
+    storage.close()
+
+
+def test_overwriting_an_unread_value_of_a_deleted_session_is_refused_once(storage: Storage) -> None:
+    doing(storage).run(lambda s: s.update(big="b" * 70_000, n=0))
+    recent.forget(storage)
+    a = doing(storage)
+    assert a.session_state["n"] == 0
+    storage.delete_session("", "s")
+    a.session_state["big"] = "mine"
+    with pytest.raises(SessionDeleted):
+        a.run()
+    a.run(lambda s: s.update(new=1))
+    assert stored(storage) == {"new": 1}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), unknown()])
+@pytest.mark.parametrize("was_applied", [True, False])
+def test_a_rollback_after_a_commit_of_unknown_outcome_does_not_take_it_back(
+    error: BaseException, was_applied: bool
+) -> None:
+    storage = Failing()
+    workflow = doing(storage, RollingBack)
+    workflow.run(lambda s: s.update(n=0))
+
+    def bad(state: Any) -> None:
+        state["paid"] = True
+        (storage.after if was_applied else storage.before).append(error)
+        try:
+            workflow.write_to_storage()
+        finally:
+            state["half"] = True
+
+    with pytest.raises(type(error)):
+        workflow.run(bad)
+    assert workflow.session_state == {"n": 0, "paid": True}
+    workflow.run()
+    assert stored(storage) == {"n": 0, "paid": True}
+    assert len(storage.changes("", "s")) == 2

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import _thread
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import pytest
 
 from holdfast.threads import others_may_change_values, quiet
 
@@ -69,3 +72,42 @@ def test_any_other_thread_counts_also_one_that_threading_did_not_start() -> None
 def test_a_quiet_thread_that_asks_is_told_yes() -> None:
     with quiet():
         assert others_may_change_values()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_can_take_every_lock_that_other_threads_were_using(run_python) -> None:
+    source = """if True:
+        import os, sys, threading, time, warnings
+        warnings.simplefilter("ignore")
+        sys.setswitchinterval(1e-5)
+        from holdfast import Workflow
+        from holdfast.storage.memory import MemoryStorage
+        class Setting(Workflow):
+            def run(self, n):
+                self.session_state["n"] = n
+        def work():
+            storage = MemoryStorage()
+            workflows = [Setting(session_id=str(n), storage=storage) for n in range(40)]
+            while True:
+                for workflow in workflows:
+                    workflow.run(time.time())
+        for _ in range(3):
+            threading.Thread(target=work, daemon=True).start()
+        time.sleep(0.2)
+        for number in range(40):
+            pid = os.fork()
+            if pid == 0:
+                Setting().run(1)
+                os._exit(0)
+            deadline = time.time() + 20
+            while not os.waitpid(pid, os.WNOHANG)[0]:
+                if time.time() > deadline:
+                    os.kill(pid, 9)
+                    print("hangs")
+                    os._exit(1)
+                time.sleep(0.001)
+        print("all ended")
+        os._exit(0)
+    """
+    source = source.replace('print("all ended")', 'print("all ended", flush=True)')
+    assert asked_in_a_new_process(run_python, source) == "all ended"

@@ -46,6 +46,8 @@ class Heartbeat:
         # The storage is held for the run: when both are garbage, the run is still to be committed there.
         self._runs: WeakKeyDictionary[OpenRun, Storage] = WeakKeyDictionary()
         self._beats: WeakKeyDictionary[Storage, float] = WeakKeyDictionary()
+        self._attended: set[int] = set()
+        """Storages that a thread is writing to at this moment, by identity."""
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -98,21 +100,41 @@ class Heartbeat:
                     self._wake.clear()
                     if self._open():  # one came between
                         self._wake.set()
-                for run in runs:
-                    self._attend(run)
+                self._attend([run for run in runs if self._is_due(run)])
 
-    def _attend(self, run: OpenRun) -> None:
+    def _is_due(self, run: OpenRun) -> bool:
         now = clock.monotonic()
-        try:
-            if not run.recorded:
-                if now - run.opened >= RECORD_AFTER:
-                    run.record_start()
-                    self._beats[run.storage] = now
-            elif now - self._beats.setdefault(run.storage, now) >= BEAT_EVERY:
-                run.storage.beat(self.process_id)
-                self._beats[run.storage] = now
-        except Exception as error:  # noqa: BLE001  # the run raises it
-            run.fail_later(error)
+        if not run.recorded:
+            return now - run.opened >= RECORD_AFTER
+        return now - self._beats.setdefault(run.storage, now) >= BEAT_EVERY
+
+    def _attend(self, runs: list[OpenRun]) -> None:
+        """Write for each storage on a thread of its own: one that is busy must not make the runs of others look
+        dead. Runs are due twice in their first second and every few seconds then, so that threads are few."""
+        by_storage: dict[int, list[OpenRun]] = {}
+        for run in runs:
+            by_storage.setdefault(id(run.storage), []).append(run)
+        for identity, due in by_storage.items():
+            if identity not in self._attended:
+                self._attended.add(identity)
+                threading.Thread(
+                    target=self._write, args=(identity, due), name="holdfast-heartbeat", daemon=True
+                ).start()
+
+    def _write(self, identity: int, runs: list[OpenRun]) -> None:
+        with quiet():
+            for run in runs:
+                if not self._is_due(run):
+                    continue  # the beat for another run of this storage was for this one as well
+                try:
+                    if run.recorded:
+                        run.storage.beat(self.process_id)
+                    else:
+                        run.record_start()
+                    self._beats[run.storage] = clock.monotonic()
+                except Exception as error:  # noqa: BLE001  # the run raises it
+                    run.fail_later(error)
+            self._attended.discard(identity)
 
 
 _current: Heartbeat | None = None

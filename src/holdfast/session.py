@@ -26,6 +26,7 @@ from holdfast.errors import (
     OutcomeUnknown,
     SessionDeleted,
     StateConflict,
+    StorageError,
     UnstorableValue,
     VersionNotKept,
 )
@@ -163,7 +164,16 @@ class Session:
     def restore(self) -> None:
         """Undo in the live state, in place, everything that is not committed, unstorable values included."""
         with self._lock:
-            self._move_to(self._standing(), (), keep_unstorable=False)
+            document = self._standing()
+            if self._unresolved is not None:
+                # A commit whose outcome is not known will be repeated, so that it counts as made; if another
+                # commit came between, it was refused, and the state goes back to before it.
+                document = self._unresolved[1]
+                with contextlib.suppress(StateConflict, SessionDeleted, StorageError):
+                    self._resolve()
+                if self._refused is not None:
+                    document = self._standing()
+            self._move_to(document, (), keep_unstorable=False)
 
     def collect(self) -> Pending:
         """Compare the live state with the stored version; changes neither."""
@@ -185,7 +195,7 @@ class Session:
             if name in seen:
                 problems.append((path, "two keys that are stored alike, as two NaNs are: keep one of them"))
                 refused.add(name)
-            elif name not in document or self._encoded(document, name) != data:
+            elif name not in document or self._encoded_if_kept(document, name) != data:
                 values[name] = data
             seen.add(name)
         names = document.names()
@@ -228,7 +238,9 @@ class Session:
         document = pending.document
         encoded = patch.encode_patch(pending.operations)
         after = document.after_commit(pending.operations, pending.values, len(encoded))
-        snapshot = after.snapshot(lambda name: self._encoded(document, name))
+        snapshot = None
+        with contextlib.suppress(VersionNotKept, SessionDeleted):  # the commit says so, and keeps what is refused
+            snapshot = after.snapshot(lambda name: self._encoded(document, name))
         if snapshot is not None:
             after = after.with_snapshot(snapshot)
         commit = self._commit_of(
@@ -301,6 +313,14 @@ class Session:
             document.settle(name, data)
             return data
 
+    def _encoded_if_kept(self, document: StoredDocument, name: str) -> bytes | None:
+        """The encoded value of a name; None if it is gone, because the session has moved on from this version, so
+        that a commit on top of it is going to be refused anyway."""
+        try:
+            return self._encoded(document, name)
+        except (VersionNotKept, SessionDeleted):
+            return None
+
     def _read(self, document: StoredDocument, name: str) -> bytes:
         found = self.storage.read_values(
             self.owner, self.session_id, [name], incarnation=document.incarnation, at=document.snapshot_version
@@ -322,7 +342,7 @@ class Session:
         if document.size + sum(map(len, values.values())) <= MAX_STATE_SIZE:
             return
         # Near the limit every size is looked at, also those that are estimates, replaced or removed.
-        size = sum(len(values[name] if name in values else self._encoded(document, name)) for name in names)
+        size = sum(len(values[name]) if name in values else self._size(document, name) for name in names)
         for name in sorted(values, key=lambda changed: -len(values[changed])):
             if size <= MAX_STATE_SIZE:
                 return
@@ -337,19 +357,23 @@ class Session:
             )
             size -= len(values.pop(name))
             if name in document:
-                size += len(self._encoded(document, name))
+                size += self._size(document, name)
             else:
                 names.remove(name)
+
+    def _size(self, document: StoredDocument, name: str) -> int:
+        data = self._encoded_if_kept(document, name)
+        return document.size_of(name) if data is None else len(data)
 
     def _difference(self, document: StoredDocument, names: list[str], values: dict[str, bytes]) -> list[Operation]:
         old_names = document.names()
         removed, added = patch.displaced(old_names, names) if names != old_names else ([], [])
         fresh = set(added)
         operations = [Operation("remove", (name,), None) for name in removed]
-        changed = [name for name in values if name not in fresh]
-        operations += patch.diff(
-            {name: self._encoded(document, name) for name in changed}, {name: values[name] for name in changed}
-        )
+        old = {name: self._encoded_if_kept(document, name) for name in values if name not in fresh}
+        readable = {name: data for name, data in old.items() if data is not None}
+        operations += patch.diff(readable, {name: values[name] for name in readable})
+        operations += [Operation("replace", (name,), values[name]) for name in old if name not in readable]
         for name in added:
             value = values[name] if name in values else self._encoded(document, name)
             values[name] = value
@@ -405,7 +429,7 @@ class Session:
         for key, value in live.items():
             if self._encoded_or_none(value) is None:
                 name = self._name_or_none(key)
-                before = self._encoded(old, name) if name is not None and name in old else None
+                before = self._encoded_if_kept(old, name) if name is not None and name in old else None
                 if targets.get(key) == before:
                     kept[key] = value
         return kept

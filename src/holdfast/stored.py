@@ -9,7 +9,6 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakKeyDictionary
@@ -21,6 +20,7 @@ from holdfast.patch import Operation
 from holdfast.records import Change, Known, Snapshot, StoredSession, StoredValue
 from holdfast.scalars import MARK
 from holdfast.storage.base import Storage
+from holdfast.threads import lock_for_forks
 
 Read = Callable[[str], bytes]
 """Finds the encoded value of a name: as of the document's snapshot, or as of its own version."""
@@ -95,6 +95,10 @@ class StoredDocument:
 
     def names(self) -> list[str]:
         return list(self._entries)
+
+    def size_of(self, name: str) -> int:
+        """Bytes of an encoded value; an estimate from above if it was amended and has not been read."""
+        return self._entries[name].size
 
     @property
     def has_odd_names(self) -> bool:
@@ -249,7 +253,7 @@ class RecentDocuments:
 
     def __init__(self) -> None:
         # Re-entrant: the garbage collector may finalise a run, which commits, while the lock is held.
-        self._lock = threading.RLock()
+        self._lock = lock_for_forks()
         self._by_storage: WeakKeyDictionary[Storage, _Recent] = WeakKeyDictionary()
 
     def get(self, storage: Storage, owner: str, session_id: str) -> StoredDocument | None:

@@ -1,8 +1,9 @@
-"""Which threads could be changing a user's values at this moment.
+"""Which threads could be changing a user's values at this moment, and locks that outlive a fork.
 
 Rules that must stay true:
 - only a thread of the library's own that never runs the user's code may say that it is quiet;
-- a doubt counts as yes: encoding a value twice costs time, encoding a torn one costs the value.
+- a doubt counts as yes: encoding a value twice costs time, encoding a torn one costs the value;
+- a lock for forks is held for moments only, and nothing else is waited for while it is held.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 _quiet: set[int] = set()
 
@@ -41,5 +43,33 @@ def others_may_change_values() -> bool:
     return len(sys._current_frames()) > 1 + len(_quiet)
 
 
+_locks: WeakSet[threading.RLock] = WeakSet()
+_held: list[threading.RLock] = []
+
+
+def lock_for_forks() -> threading.RLock:
+    """A re-entrant lock that no other thread holds when the process is forked, so that the child can take it and
+    finds what it guards whole.
+
+    >>> with lock_for_forks():
+    ...     pass
+    """
+    lock = threading.RLock()
+    _locks.add(lock)
+    return lock
+
+
+def _before_fork() -> None:
+    for lock in list(_locks):
+        lock.acquire()
+        _held.append(lock)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
 if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
     os.register_at_fork(after_in_child=_quiet.clear)

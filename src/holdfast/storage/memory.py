@@ -38,6 +38,7 @@ from holdfast.storage import history
 from holdfast.storage.base import INLINE_SIZE, KeepHistory
 from holdfast.storage.listing import following
 from holdfast.storage.liveness import with_interruptions
+from holdfast.threads import lock_for_forks
 
 
 class _Value(NamedTuple):
@@ -83,7 +84,7 @@ class MemoryStorage:
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._runs: dict[tuple[str, str, str], Run] = {}
         self._beats: dict[str, float] = {}
-        self._lock = threading.RLock()
+        self._lock = lock_for_forks()
         self._is_closed = False
         self._is_committing = False
         self._postponed: list[Commit] = []

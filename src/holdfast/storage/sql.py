@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Synchronous = Literal["FULL", "NORMAL"]
 
+LEAST_TIMEOUT = 0.1
+"""Seconds; a shorter wait would be over before a thread of this process has begun to serve it."""
+
 _memory_numbers = itertools.count(1)
 
 
@@ -43,7 +46,8 @@ class SqlWorkflowStorage:
         keep_history: how many versions, or what age (a timedelta) of a session's history to keep; None keeps all.
         synchronous: "FULL" waits for the disk at every commit; "NORMAL" does not, so that a power failure
             (though not the death of the process) may take back the last commits.
-        lock_timeout: seconds to wait for other writers before `StorageBusy` is raised.
+        lock_timeout: seconds to wait for other writers before `StorageBusy` is raised; 0.1 at least, which the
+            opening of a database may take by itself.
 
     Raises:
         InvalidInput: an argument cannot be used.
@@ -75,7 +79,7 @@ class SqlWorkflowStorage:
         self._is_durable = synchronous == "FULL"
         if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, int | float) or not lock_timeout >= 0:
             raise InvalidInput("lock_timeout must be a number of seconds from 0.")
-        self._timeout = float(lock_timeout)
+        self._timeout = max(float(lock_timeout), LEAST_TIMEOUT)
         self._failures: list[BaseException] = []
         self._remembered = Remembered()
         self._key = f":memory:{next(_memory_numbers)}" if self._path is None else self._path

@@ -58,7 +58,10 @@ class SQLiteFile:
     def __init__(self, path: str) -> None:
         self.where = path
         self.gate = Gate(path)
+        self._log = f"{path}-wal"
         self._identity: tuple[int, int] | None = None
+        self._log_identity: tuple[int, int] | None = None
+        """Of the log, once there is one: it stays the same file for as long as any connection is open."""
         self._is_marked = False
 
     @contextmanager
@@ -100,7 +103,7 @@ class SQLiteFile:
             connection.close()
             raise
         found = os.stat(self.where)
-        self._identity = (found.st_dev, found.st_ino)
+        self._identity, self._log_identity = (found.st_dev, found.st_ino), None
         self._is_marked = self.gate.is_marked()
         return connection
 
@@ -141,9 +144,20 @@ class SQLiteFile:
                 reason = "was replaced by another file while it was open"
             elif found.st_size == 0 and self._is_marked:
                 reason = "was emptied while it was open"
+            elif not self._has_its_log():
+                reason = "lost its log while it was open"
             else:
                 return
-        raise DatabaseReplaced(where=self.where, reason=reason, leftover=f"{self.where}-wal, {self.gate.path}")
+        raise DatabaseReplaced(where=self.where, reason=reason, leftover=f"{self._log}, {self.gate.path}")
+
+    def _has_its_log(self) -> bool:
+        try:
+            found = os.stat(self._log)
+        except FileNotFoundError:
+            return self._log_identity is None
+        if self._log_identity is None:
+            self._log_identity = (found.st_dev, found.st_ino)
+        return self._log_identity == (found.st_dev, found.st_ino)
 
     def committed(self) -> None:
         """Note that a commit succeeded: the database is complete now."""
@@ -190,9 +204,8 @@ class SQLiteFile:
             )
 
     def _make_file(self) -> None:
-        log = f"{self.where}-wal"
-        if os.path.exists(log) and os.stat(log).st_size:
-            raise DatabaseReplaced(where=self.where, reason="is missing, but its log is there", leftover=log)
+        if os.path.exists(self._log) and os.stat(self._log).st_size:
+            raise DatabaseReplaced(where=self.where, reason="is missing, but its log is there", leftover=self._log)
         self.gate.unmark()
         # Nobody can have it open yet, so that closing this descriptor drops nobody's locks.
         os.close(os.open(self.where, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -298,7 +311,7 @@ def _from_sqlite(error: sqlite3.Error, where: str, committing: bool) -> StorageE
             found: StorageError = StorageBusy(where=where, seconds=BUSY_SLICE)
         case "SQLITE_FULL":
             found = StorageFull(where=where, reason=name)
-        case "SQLITE_IOERR" if name == "SQLITE_IOERR_WRITE" and _is_limited(where):
+        case "SQLITE_IOERR" if name in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE") and _is_limited(where):
             found = StorageFull(where=where, reason=name)
         case "SQLITE_IOERR" if committing:
             found = OutcomeUnknown(where=where, reason=name)
