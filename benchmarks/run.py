@@ -64,7 +64,7 @@ def start_up() -> None:
             "-c",
             "from holdfast import Workflow, SqlWorkflowStorage",
         ],
-        "`holdfast --help`": [sys.executable, "-m", "holdfast.cli", "--help"],
+        "`holdfast --help`": [str(Path(sys.executable).with_name("holdfast")), "--help"],
     }.items():
         spent = cpu_of(command)
         rows.append([name, spread(spent), f"{median(spent) - median(empty):.1f}"])

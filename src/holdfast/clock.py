@@ -8,7 +8,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 
 
@@ -30,7 +30,7 @@ class Clock:
 
     def new_id(self) -> str:
         """A random 128-bit identifier as 32 hexadecimal digits."""
-        return secrets.token_hex(16)
+        return os.urandom(16).hex()
 
 
 current = Clock()

@@ -10,7 +10,6 @@ Rules that must stay true:
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import threading
 from typing import Protocol
@@ -19,7 +18,7 @@ from weakref import WeakKeyDictionary
 from holdfast import clock
 from holdfast.errors import HoldfastError, StorageClosed
 from holdfast.storage.base import BEAT_EVERY, Storage
-from holdfast.threads import quiet
+from holdfast.threads import process_number, quiet
 
 RECORD_AFTER = 0.2
 """Seconds after which the start of a run is recorded when no commit has done so."""
@@ -148,13 +147,13 @@ def heartbeat() -> Heartbeat:
     32
     """
     global _current, _pid  # one for each process, made anew after a fork
-    if _current is None or _pid != os.getpid():
-        _current, _pid = Heartbeat(), os.getpid()
+    if _current is None or _pid != process_number():
+        _current, _pid = Heartbeat(), process_number()
     return _current
 
 
 @atexit.register
 def _at_exit() -> None:
-    if _current is not None and _pid == os.getpid():
+    if _current is not None and _pid == process_number():
         for error in _current.close_open_runs():
             sys.excepthook(type(error), error, error.__traceback__)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from holdfast.metering import Meter, metering
 from holdfast.records import Failure, Run, RunStatus
 from holdfast.response import RunEvent, RunResponse
 from holdfast.session import Pending, Problems, Session
+from holdfast.threads import process_number
 
 COMMIT_EVERY = 1.0
 """Seconds after which changes are committed between two responses: what a kill can lose at most."""
@@ -84,7 +84,7 @@ class ActiveRun:
         self._sequence = 0
         self._saved_at = self.opened
         self._deferred: Exception | None = None
-        self._process = os.getpid()
+        self._process = process_number()
         self._patches: list[bytes] = []
         # Guards the record: the heartbeat may write its start while the run writes its end.
         self._lock = threading.RLock()
@@ -170,7 +170,7 @@ class ActiveRun:
             self.ended = True
         heartbeat().unwatch(self)
         try:
-            if os.getpid() != self._process:
+            if process_number() != self._process:
                 return  # the run is the parent's, which goes on with it after the fork
             if self._started and self._rollback and error is None:
                 error = self._unstorable()

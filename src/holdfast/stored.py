@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -42,6 +43,9 @@ class _Amended(msgspec.Struct, frozen=True):
     size: int
     """Bytes of the encoded value after them; an estimate from above."""
     operations: tuple[Operation, ...]
+
+
+_size = attrgetter("size")
 
 
 class StoredDocument:
@@ -104,7 +108,9 @@ class StoredDocument:
     def has_odd_names(self) -> bool:
         """Whether there is any key whose name is not the key itself."""
         if self._has_odd_names is None:
-            self._has_odd_names = any(name.startswith(MARK) for name in self._entries)
+            # One search in all names together is many times faster than one in each; few texts get to the second.
+            is_possible = MARK in "\0".join(self._entries)
+            self._has_odd_names = is_possible and any(name.startswith(MARK) for name in self._entries)
         return self._has_odd_names
 
     def encoded(self, name: str, read: Read) -> bytes:
@@ -200,7 +206,7 @@ class StoredDocument:
             self._entries[name] = _Amended(entry.data, size, (*before, *operations))
             self._changed.add(name)
         # Added up anew, so that no estimate outlives the reading of its value.
-        self.size = sum(entry.size for entry in self._entries.values())
+        self.size = sum(map(_size, self._entries.values()))
 
     def _apply_top(self, operation: Operation) -> None:
         name = operation.path[0]

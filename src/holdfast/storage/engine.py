@@ -11,7 +11,6 @@ Rules that must stay true:
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import sqlite3
 import sys
@@ -26,7 +25,7 @@ from holdfast.storage.readers import Readers, in_transaction
 from holdfast.storage.requests import Request
 from holdfast.storage.sqlite import FAILURES, keep_for_ever
 from holdfast.storage.writer import Database, Requests, Writer, busy_threads
-from holdfast.threads import quiet
+from holdfast.threads import process_number, quiet
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -45,7 +44,7 @@ class Engine:
 
     def _start_over(self, connection: sqlite3.Connection | None) -> None:
         """Give this process its own locks, queue and thread: a new engine, or one in a forked child."""
-        self._process = os.getpid()
+        self._process = process_number()
         self._queue: queue.SimpleQueue[Request[Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_served = True
@@ -117,7 +116,7 @@ class Engine:
             StorageBusy: it is not closed yet; the thread will do it as soon as it can.
         """
         self._is_closing = True
-        if self._process != os.getpid():  # what was inherited is left alone
+        if self._process != process_number():  # what was inherited is left alone
             return
         thread = self._thread
         if thread is None or not thread.is_alive():
@@ -182,7 +181,7 @@ class Engine:
     def _require_usable(self) -> None:
         if self._is_closing:
             raise StorageClosed(where=self.where)
-        if self._process != os.getpid():
+        if self._process != process_number():
             raise StorageError(
                 f"{self.where} was in use while this process was forked, so that it cannot be used here. Make a new "
                 "storage object in the child, or fork when no other thread is writing."
