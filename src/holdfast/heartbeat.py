@@ -109,7 +109,7 @@ class Heartbeat:
 
     def _attend(self, runs: list[OpenRun]) -> None:
         """Write for each storage on a thread of its own: one that is busy must not make the runs of others look
-        dead. Runs are due twice in their first second and every few seconds then, so that threads are few."""
+        dead. A run is due once, soon after it began, and then every few seconds, so that threads are few."""
         by_storage: dict[int, list[OpenRun]] = {}
         for run in runs:
             by_storage.setdefault(id(run.storage), []).append(run)
