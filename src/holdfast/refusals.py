@@ -76,8 +76,8 @@ def reason_for(kind: type) -> str:
     if hasattr(kind, "tolist"):
         return f"{name} cannot be stored: convert it with .tolist()"
     return (
-        f"{name} cannot be stored: convert it to built-in values, or make its class a dataclass or a pydantic "
-        "model and declare that in `state_types`"
+        f"{name} cannot be stored: store str(value) or other built-in values made of it; if the class is your own, "
+        "make it a dataclass or a pydantic model and declare it in state_types"
     )
 
 
