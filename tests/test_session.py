@@ -418,3 +418,26 @@ def test_a_large_value_is_read_as_of_the_runs_own_version(storage: Storage) -> N
     workflow.run(lambda: None)
     seed.run(lambda: seed.session_state["log"].append("later"))
     assert workflow.session_state["log"] == [["x" * 80_000], 0, 1, 2, 3, 4]
+
+
+def test_values_that_are_asked_for_together_are_read_together(storage: Storage) -> None:
+    values = {f"k{number}": ["x" * 2_000, number] for number in range(100)}
+    Doing(session_id="s", storage=storage, session_state=values).run(lambda: None)
+    session_module.recent.forget(storage)
+    reads: list[list[str]] = []
+    original = storage.read_values
+
+    def recording(owner: str, session_id: str, names: Any, **version: Any) -> dict[str, bytes]:
+        reads.append(list(names))
+        return original(owner, session_id, names, **version)
+
+    storage.read_values = recording  # type: ignore[method-assign]
+    workflow = Doing(session_id="s", storage=storage)
+    assert workflow.session_state["k7"] == values["k7"]
+    assert dict(workflow.session_state) == values
+    assert list(workflow.session_state.items()) == list(values.items())
+    assert len(reads) <= 101
+    session_module.recent.forget(storage)
+    reads.clear()
+    assert list(Doing(session_id="s", storage=storage).session_state.values()) == list(values.values())
+    assert [len(names) for names in reads] == [100]

@@ -80,7 +80,7 @@ class Session:
         self.storage = storage
         self.owner = owner
         self.session_id = session_id
-        self._state = SessionState(self._decode)
+        self._state = SessionState(self._decode, self._prefetch)
         self._workflow = workflow
         self._types = types
         self._defaults = defaults
@@ -322,14 +322,25 @@ class Session:
             return None
 
     def _read(self, document: StoredDocument, name: str) -> bytes:
-        found = self.storage.read_values(
-            self.owner, self.session_id, [name], incarnation=document.incarnation, at=document.snapshot_version
+        return self._read_together(document, [name])[name]
+
+    def _read_together(self, document: StoredDocument, names: list[str]) -> dict[str, bytes]:
+        return self.storage.read_values(
+            self.owner, self.session_id, names, incarnation=document.incarnation, at=document.snapshot_version
         )
-        return found[name]
 
     def _decode(self, key: Any) -> Any:
         name = codec.name_of(key, self._types)
         return codec.decode(self._encoded(self._standing(), name), self._types, codec.path_of(key))
+
+    def _prefetch(self, keys: list[Any]) -> None:
+        """Read the values of several keys at once; those that are not to be had so are read one by one later."""
+        document = self._standing()
+        names = [name for name in map(self._name_or_none, keys) if name is not None and not document.is_read(name)]
+        with contextlib.suppress(VersionNotKept):
+            found = self._read_together(document, names)
+            for name in names:
+                document.encoded(name, found.__getitem__)
 
     def _name_or_none(self, key: Any) -> str | None:
         try:

@@ -38,6 +38,7 @@ class SessionState(dict[Any, Any]):
 
     Args:
         decode: makes the stored value of a key; called at most once for each.
+        prefetch: told which keys are going to be decoded one after the other, so that they can be read together.
 
     >>> state = SessionState()
     >>> state["topics"] = ["sqlite"]
@@ -45,11 +46,14 @@ class SessionState(dict[Any, Any]):
     {'topics': ['sqlite'], 'n': 1}
     """
 
-    __slots__ = ("_decode", "_lock", "is_viewed")
+    __slots__ = ("_decode", "_lock", "_prefetch", "is_viewed")
 
-    def __init__(self, decode: Callable[[Any], Any] | None = None) -> None:
+    def __init__(
+        self, decode: Callable[[Any], Any] | None = None, prefetch: Callable[[list[Any]], None] | None = None
+    ) -> None:
         super().__init__()
         self._decode = decode
+        self._prefetch = prefetch
         # Two threads that touch one value for the first time must be given one object. Re-entrant, because the
         # garbage collector may finalise another run while a value is being decoded.
         self._lock = threading.RLock()
@@ -71,8 +75,11 @@ class SessionState(dict[Any, Any]):
 
     def touch_all(self) -> None:
         """Decode every value that has not been asked for."""
-        for key, slot in self.slots():
-            self._touch(key, slot)
+        undecoded = [key for key, slot in self.slots() if slot is UNDECODED]
+        if len(undecoded) > 1 and self._prefetch is not None:
+            self._prefetch(undecoded)
+        for key in undecoded:
+            self._touch(key, UNDECODED)
 
     def slots(self) -> list[tuple[Any, Any]]:
         """Keys with what their slots hold, marks included, at one moment (the list is made in one step)."""

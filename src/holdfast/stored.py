@@ -100,6 +100,10 @@ class StoredDocument:
     def names(self) -> list[str]:
         return list(self._entries)
 
+    def is_read(self, name: str) -> bool:
+        """Whether the data of a value is in memory."""
+        return self._entries[name].data is not None
+
     def size_of(self, name: str) -> int:
         """Bytes of an encoded value; an estimate from above if it was amended and has not been read."""
         return self._entries[name].size
