@@ -188,3 +188,27 @@ def test_threads_that_touch_a_value_together_get_one_object() -> None:
     for thread in threads:
         thread.join()
     assert {id(value) for value in got} == {id(state["a"])}
+
+
+def test_a_snapshot_is_of_one_moment_however_busy_another_thread_is() -> None:
+    state = stored()
+    state.update({number: [number] for number in range(200)})
+    stop = threading.Event()
+
+    def move() -> None:
+        while not stop.is_set():
+            state["moved"] = state.pop("moved", 0)
+            state[0] = state.pop(0)
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    try:
+        for _ in range(300):
+            keys, touched = state.snapshot()
+            assert len(set(keys)) == len(keys)
+            assert {key for key, _ in touched} <= set(keys)
+            assert all(value == [key] for key, value in touched if type(key) is int)
+            assert not {"a", "b", "c"} & {key for key, _ in touched}
+    finally:
+        stop.set()
+        thread.join()

@@ -178,12 +178,12 @@ class Session:
     def collect(self) -> Pending:
         """Compare the live state with the stored version; changes neither."""
         document = self._standing()
-        slots = self._state.slots()
+        keys, touched = self._state.snapshot()
         values: dict[str, bytes] = {}
         problems: list[tuple[str, str]] = []
         refused: set[str | None] = set()
         seen: set[str] = set()
-        for key, value in [item for item in slots if item[1] is not UNDECODED]:
+        for key, value in touched:
             path = codec.path_of(key)
             try:
                 name = codec.name_of(key, self._types, path)
@@ -199,7 +199,6 @@ class Session:
                 values[name] = data
             seen.add(name)
         names = document.names()
-        keys = [key for key, _ in slots]
         if refused or keys != names:
             named = [self._name_or_none(key) for key in keys]
             known = [name for name in named if name is not None and (name not in refused or name in document)]
@@ -400,7 +399,7 @@ class Session:
             changes: how the document came about, if the live state stands on the version before them.
             keep_unstorable: leave a value that cannot be stored where it is, if nobody else has changed its key.
         """
-        live = {key: slot for key, slot in self._state.slots() if slot is not UNDECODED}
+        live = dict(self._state.snapshot()[1])
         names: dict[Any, str] = {name: name for name in document.names()} if live else {}
         if document.has_odd_names:
             names = {codec.key_of(name, self._types): name for name in document.names()}

@@ -17,6 +17,8 @@ from typing import Any, Final, NoReturn
 
 _ABSENT: Any = object()
 
+SNAPSHOT_TRIES = 5
+
 
 class Undecoded:
     """Stands in a slot for a stored value that has not been asked for; there is one, `UNDECODED`."""
@@ -75,15 +77,26 @@ class SessionState(dict[Any, Any]):
 
     def touch_all(self) -> None:
         """Decode every value that has not been asked for."""
-        undecoded = [key for key, slot in self.slots() if slot is UNDECODED]
+        undecoded = [key for key, slot in list(dict.items(self)) if slot is UNDECODED]
         if len(undecoded) > 1 and self._prefetch is not None:
             self._prefetch(undecoded)
         for key in undecoded:
             self._touch(key, UNDECODED)
 
-    def slots(self) -> list[tuple[Any, Any]]:
-        """Keys with what their slots hold, marks included, at one moment (the list is made in one step)."""
-        return list(dict.items(self))
+    def snapshot(self) -> tuple[list[Any], list[tuple[Any, Any]]]:
+        """All keys, and the touched ones with their values, at one moment.
+
+        Each list is made in one step. That no other thread came between two of them is looked at afterwards: this
+        makes no pair for each of the many untouched keys, which would be most of the work.
+        """
+        for _ in range(SNAPSHOT_TRIES):
+            keys = list(dict.keys(self))
+            slots = list(dict.values(self))
+            touched = [(key, slot) for key, slot in zip(keys, slots, strict=False) if slot is not UNDECODED]
+            if keys == list(dict.keys(self)) and all(dict.get(self, key) is slot for key, slot in touched):
+                return keys, touched
+        items = list(dict.items(self))
+        return [key for key, _ in items], [item for item in items if item[1] is not UNDECODED]
 
     def __getitem__(self, key: Any) -> Any:
         slot = dict.__getitem__(self, key)
