@@ -55,8 +55,14 @@ class _BackgroundLoop:
         started.wait()
 
     def _run(self, started: threading.Event) -> None:
-        with asyncio.Runner() as runner:
-            runner.run(self._serve(started))
+        # Not with asyncio.Runner: when it closes it starts a thread to wait for the loop's own threads, which an
+        # interpreter that is shutting down refuses. Closing the loop lets them end by themselves.
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(self._serve(started))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
     async def _serve(self, started: threading.Event) -> None:
         import anyio.to_thread
