@@ -148,8 +148,9 @@ class Session:
             stored = self.storage.load(self.owner, self.session_id, known=known)
             changes: Sequence[Change] = ()
             if stored is None:
-                is_new = self._document is not None and not self._document.version
-                document = self._document if is_new and self._document else StoredDocument.unsaved()
+                document = self._document
+                if document is None or document.version:
+                    document = StoredDocument.unsaved()
             elif stored.values is not None or standing is None:
                 document = StoredDocument.of(stored)
             else:
@@ -164,15 +165,10 @@ class Session:
     def restore(self) -> None:
         """Undo in the live state, in place, everything that is not committed, unstorable values included."""
         with self._lock:
-            document = self._standing()
-            if self._unresolved is not None:
-                # A commit whose outcome is not known will be repeated, so that it counts as made; if another
-                # commit came between, it was refused, and the state goes back to before it.
-                document = self._unresolved[1]
-                with contextlib.suppress(StateConflict, SessionDeleted, StorageError):
-                    self._resolve()
-                if self._refused is not None:
-                    document = self._standing()
+            with contextlib.suppress(StateConflict, StorageError):  # refused, or not to be known yet
+                self._resolve()
+            # A commit whose outcome is still not known will be repeated, so that it counts as made.
+            document = self._unresolved[1] if self._unresolved is not None else self._standing()
             self._move_to(document, (), keep_unstorable=False)
 
     def collect(self) -> Pending:

@@ -182,9 +182,6 @@ WHERE (:session_id IS NULL OR session_id = :session_id) AND (:run_id IS NULL OR 
 ORDER BY started_at DESC, run_id
 LIMIT :limit
 
--- name: delete_run
-DELETE FROM {table}_run WHERE owner = :owner AND session_id = :session_id AND run_id = :run_id
-
 -- name: delete_runs
 DELETE FROM {table}_run WHERE owner = :owner AND session_id = :session_id
 
