@@ -37,7 +37,7 @@ PASSWORD = "Canary-Pa55/word"
 """Of the one user, for connections over TCP. It must never be seen in an error, a log or an output."""
 
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-_FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+_FAST = ("fsync=off", "full_page_writes=off")
 _PATIENCE = 60.0
 
 _WATCHER = """
@@ -57,8 +57,8 @@ class Server:
     """One PostgreSQL 18, made and started at once, reached over a Unix socket and over TCP on the loopback.
 
     Args:
-        is_durable: whether a commit survives the death of the system; without it, everything is faster. Either way
-            commits survive `stop("immediate")` and `kill`, where `synchronous_commit` is on.
+        is_durable: whether a commit survives the death of the system; without it, everything is faster. Commits survive
+            `stop("immediate")` and `kill` either way.
         settings: more settings, such as "max_connections=5".
     """
 
