@@ -82,6 +82,8 @@ LAYERS = [
     "holdfast.storage",
     "holdfast.storage.base",
     # values and changes
+    "holdfast.merging",
+    "holdfast.edits",
     "holdfast.patch",
     "holdfast.difference",
     "holdfast.operations",
