@@ -292,7 +292,7 @@ def operations_of(edits: Members) -> list[Operation]:
     """The operations that make these edits.
 
     >>> operations_of(Members({"a": GONE, "posts": Elements([New(b"1")])}))
-    [Operation(op='remove', path=('a',), value=None, atom=0), Operation(op='add', path=('posts', '-'), value=b'1', atom=0)]
+    [Operation(op='remove', path=('a',)), Operation(op='add', path=('posts', '-'), value=b'1')]
     """
     return list(_written(edits, (), 0))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from holdfast import codec
 from holdfast.declared import NO_TYPES, Types
@@ -34,6 +35,8 @@ from holdfast.edits import (
 from holdfast.errors import HoldfastError
 from holdfast.scalars import MARK
 
+Where = tuple[str | int, ...]
+
 START = 0
 """The place before the first element that the slots of a list account for."""
 
@@ -42,7 +45,7 @@ START = 0
 class Overlap:
     """A place that both sides changed; of each value the encoded text, None where there is none."""
 
-    path: tuple[str | int, ...]
+    path: Where
     """The names, and the indexes in the base."""
     base: bytes | None
     ours: bytes | None
@@ -90,13 +93,13 @@ class _Merging:
         self._settle = settle
         self._types = types
 
-    def members(
-        self, ours: Members, theirs: Members, place: Place, path: tuple[str | int, ...]
-    ) -> tuple[Members, Members]:
+    def members(self, ours: Members, theirs: Members, place: Place, path: Where) -> tuple[Members, Members]:
         pairs: dict[str, Pair] = {}
         for name, edit in ours.entries.items():
             other = theirs.entries.get(name)
-            pairs[name] = (edit, None) if other is None else self._pair(edit, other, place, name, path)
+            pairs[name] = (
+                (edit, None) if other is None else self._pair(edit, other, (*path, name), partial(place.child, name))
+            )
         for name, edit in theirs.entries.items():
             if name not in pairs:
                 pairs[name] = (None, edit)
@@ -106,9 +109,7 @@ class _Merging:
             Members({name: other for name, (_, other) in pairs.items() if other is not None}),
         )
 
-    def _settle_equal_keys(
-        self, ours: Members, theirs: Members, pairs: dict[str, Pair], path: tuple[str | int, ...]
-    ) -> None:
+    def _settle_equal_keys(self, ours: Members, theirs: Members, pairs: dict[str, Pair], path: Where) -> None:
         """Two names can stand for keys that are equal, such as 1 and True; no dict can hold both."""
         mine, other = _new_odd_names(ours), _new_odd_names(theirs)
         if not mine or not other:
@@ -134,24 +135,23 @@ class _Merging:
         except HoldfastError:
             return name
 
-    def _pair(self, mine: Edit, other: Edit, holder: Place, name: str | int, path: tuple[str | int, ...]) -> Pair:
+    def _pair(self, mine: Edit, other: Edit, here: Where, base: Callable[[], Place]) -> Pair:
         """What is left to do on either side at a place that both changed."""
-        if mine is GONE and other is GONE and isinstance(name, str):
+        if mine is GONE and other is GONE and isinstance(here[-1], str):
             return None, None
-        here = (*path, name)
         if isinstance(mine, Members) and isinstance(other, Members) and not (mine.atom or other.atom):
-            return self.members(mine, other, holder.child(name), here)
+            return self.members(mine, other, base(), here)
         if isinstance(mine, Elements) and isinstance(other, Elements) and not (mine.atom or other.atom):
-            return self.elements(mine, other, holder.child(name), here)
+            return self.elements(mine, other, base(), here)
         if isinstance(mine, Whole) and isinstance(other, Whole) and mine.is_new and other.is_new:
-            pair = self._pair_of_new(mine, other, name, path)
+            pair = self._pair_of_new(mine, other, here)
             if pair is not None:
                 return pair
         is_new = isinstance(mine, Whole) and mine.is_new
-        base = None if is_new else holder.child(name).data
-        return self._settled(Overlap(here, base, applied(mine, base), applied(other, base)))
+        before = None if is_new else base().data
+        return self._settled(Overlap(here, before, applied(mine, before), applied(other, before)))
 
-    def _pair_of_new(self, mine: Whole, other: Whole, name: str | int, path: tuple[str | int, ...]) -> Pair | None:
+    def _pair_of_new(self, mine: Whole, other: Whole, here: Where) -> Pair | None:
         """If both made the same value there, a default or an empty container, and went on from it: as for any other
         value that was there before. None if they did not."""
         seed = _seed(mine, other)
@@ -161,15 +161,13 @@ class _Merging:
         ours, theirs = (edits_of(diff({"": seed}, {"": whole.value}), base).entries.get("") for whole in (mine, other))
         if ours is None or theirs is None:
             return ours, theirs
-        return None if mine.atom or other.atom else self._pair(ours, theirs, base, name, path)
+        return None if mine.atom or other.atom else self._pair(ours, theirs, here, lambda: Place(seed))
 
     def _settled(self, overlap: Overlap) -> Pair:
         settled = self._settle(overlap)
         return _towards(settled, overlap.theirs), _towards(settled, overlap.ours)
 
-    def elements(
-        self, ours: Elements, theirs: Elements, place: Place, path: tuple[str | int, ...]
-    ) -> tuple[Elements, Elements]:
+    def elements(self, ours: Elements, theirs: Elements, place: Place, path: Where) -> tuple[Elements, Elements]:
         is_full = ours.is_full or theirs.is_full
         reach = max(ours.reach, theirs.reach)
         mine, other = _Laid(ours, reach), _Laid(theirs, reach)
@@ -198,13 +196,14 @@ class _Merging:
     ) -> None:
         """What becomes of one element of the base."""
         mine, other = laid
+        my_edit, other_edit = mine.changed.get(anchor), other.changed.get(anchor)
         pair: Pair
-        my_edit, other_edit = mine.edit_at(anchor), other.edit_at(anchor)
         if my_edit is None or other_edit is None:
             pair = my_edit, other_edit
         else:
-            place, index, path = where
-            pair = self._pair(my_edit, other_edit, _Indexed(place, anchor), index, path)
+            place, path = where
+            here = (*path, place.size() + anchor)
+            pair = self._pair(my_edit, other_edit, here, partial(place.child, anchor))
         for edit, theirs, result in ((pair[0], other, results[0]), (pair[1], mine, results[1])):
             at = theirs.kept.get(anchor)
             if at is None:  # removed there: only a whole value can bring it back
@@ -214,20 +213,6 @@ class _Merging:
                 result.slots.append(at)
             elif edit is not GONE:
                 result.slots.append(Edited(at, edit))
-
-
-class _Indexed(Place):
-    """A list of which one element is looked at, whatever index it is shown under."""
-
-    __slots__ = ("_anchor", "_list")
-
-    def __init__(self, place: Place, anchor: int) -> None:
-        super().__init__(place.data)
-        self._list = place
-        self._anchor = anchor
-
-    def child(self, step: str | int) -> Place:
-        return self._list.child(self._anchor)
 
 
 class _Laid:
@@ -251,9 +236,6 @@ class _Laid:
         for place in range(-reach, 0):
             if place not in self.kept:
                 self.changed[place] = GONE
-
-    def edit_at(self, place: int) -> Edit | None:
-        return self.changed.get(place)
 
 
 def _new_odd_names(edits: Members) -> dict[str, Whole]:

@@ -21,7 +21,7 @@ Path = tuple[str, ...]
 _STRAY_TILDE = re.compile(r"~(?![01])")
 
 
-class Operation(msgspec.Struct, frozen=True):
+class Operation(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """One operation of a patch.
 
     Attributes:
@@ -101,7 +101,7 @@ def decode_patch(data: bytes) -> list[Operation]:
         MalformedData: it is not a patch, or has operations that Holdfast does not write.
 
     >>> decode_patch(b'[{"op":"remove","path":"/posts/0"}]')
-    [Operation(op='remove', path=('posts', '0'), value=None)]
+    [Operation(op='remove', path=('posts', '0'))]
     """
     try:
         written = _reader.decode(data)
