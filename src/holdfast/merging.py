@@ -174,10 +174,7 @@ class _Merging:
         on_theirs, on_ours = Elements([], len(other.slots), is_full), Elements([], len(mine.slots), is_full)
         for anchor in range(-reach - 1, 0):
             if anchor >= -reach:
-                index = (
-                    place.size() + anchor if is_full and (anchor in mine.changed or anchor in other.changed) else anchor
-                )
-                self._element(anchor, (mine, other), (on_theirs, on_ours), (place, index, path))
+                self._element(anchor, (mine, other), (on_theirs, on_ours), (place, path))
             after = START if anchor < -reach else anchor
             for at, new in other.inserted.get(after, ()):
                 on_theirs.slots.append(at)
@@ -192,7 +189,7 @@ class _Merging:
         anchor: int,
         laid: tuple[_Laid, _Laid],
         results: tuple[Elements, Elements],
-        where: tuple[Place, int, tuple[str | int, ...]],
+        where: tuple[Place, Where],
     ) -> None:
         """What becomes of one element of the base."""
         mine, other = laid
