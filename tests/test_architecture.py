@@ -78,6 +78,7 @@ LAYERS = [
     "holdfast.storage.queries",
     "holdfast.storage.remembered",
     "holdfast.storage.rows",
+    "holdfast.storage.leasing",
     "holdfast.storage.listing",
     "holdfast.storage",
     "holdfast.storage.base",
