@@ -57,6 +57,10 @@ LAYERS = [
     "holdfast.library",
     # a session in use
     "holdfast.session",
+    "holdfast.conflicts",
+    "holdfast.standing",
+    "holdfast.live",
+    "holdfast.values",
     "holdfast.stored",
     "holdfast.state",
     # storages

@@ -81,7 +81,10 @@ class Document(Place):
 
     def child(self, step: str | int) -> Place:
         """The top-level value of a name."""
-        return Place(self._read(str(step)))
+        try:
+            return Place(self._read(str(step)))
+        except KeyError:
+            raise MalformedData(where="a patch", what="the document has no such place") from None
 
 
 class Gone:
@@ -185,7 +188,11 @@ def extend(edits: Members, operations: Iterable[Operation], base: Place) -> None
         MalformedData: an operation does not fit.
     """
     for operation in operations:
-        _take(edits, base, operation, 0)
+        _require(bool(operation.path), operation.path)
+        try:
+            _take(edits, base, operation, 0)
+        except MalformedData:
+            _require(False, operation.path)
 
 
 def _take(holder: Members | Elements, place: Place, operation: Operation, depth: int) -> None:
@@ -237,7 +244,7 @@ def _take_element(holder: Elements, place: Place, operation: Operation, depth: i
         holder.slots.append(New(operation.value or b""))
         return
     holder.extend(place.size(), is_full=True)
-    at = int(segment) if segment.isascii() and segment.isdigit() else len(holder.slots) + 1
+    at = int(segment) if patch.is_index(segment) else len(holder.slots) + 1
     _require(at < len(holder.slots) + (is_last and operation.op == "add"), operation.path)
     if is_last:
         _set_element(holder, at, operation)

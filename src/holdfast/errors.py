@@ -153,6 +153,7 @@ class LeaseLost(StorageError):
     """Session {session_id!r} was given to somebody else, because nothing was heard of this process for longer than
     its lease. Nothing of this commit was applied; run again to start from what is stored now."""
 
+    base_version: int | None = None
     patch: bytes | None = None
 
 
@@ -209,6 +210,7 @@ class SessionDeleted(StorageError):
     """Session {session_id!r} was deleted while this run was using it, so this commit was not stored. A new run
     creates the session again."""
 
+    base_version: int | None = None
     patch: bytes | None = None
 
 

@@ -32,7 +32,7 @@ from holdfast.edits import (
     edits_of,
     is_container,
 )
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, VersionNotKept
 from holdfast.scalars import MARK
 
 Where = tuple[str | int, ...]
@@ -148,7 +148,7 @@ class _Merging:
             if pair is not None:
                 return pair
         is_new = isinstance(mine, Whole) and mine.is_new
-        before = None if is_new else base().data
+        before = None if is_new else _data_of(base)
         return self._settled(Overlap(here, before, applied(mine, before), applied(other, before)))
 
     def _pair_of_new(self, mine: Whole, other: Whole, here: Where) -> Pair | None:
@@ -253,6 +253,14 @@ def _seed(mine: Whole, other: Whole) -> bytes | None:
         return mine.seed
     is_alike = is_container(mine.value) and is_container(other.value) and mine.value[:1] == other.value[:1]
     return {b"[": b"[]", b"{": b"{}"}[mine.value[:1]] if is_alike else None
+
+
+def _data_of(base: Callable[[], Place]) -> bytes | None:
+    """What was there before; None if that is not kept any more. Then both sides hold something whole."""
+    try:
+        return base().data
+    except VersionNotKept:
+        return None
 
 
 def _towards(wanted: bytes | None, present: bytes | None) -> Edit | None:

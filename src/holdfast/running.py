@@ -25,12 +25,13 @@ from weakref import ReferenceType
 from holdfast import clock, codec
 from holdfast.declared import Types
 from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store
-from holdfast.errors import StateConflict, StorageBusy, UnstorableValue
+from holdfast.errors import LeaseLost, StateConflict, StorageBusy, UnstorableValue
 from holdfast.heartbeat import heartbeat
 from holdfast.metering import Meter, metering
 from holdfast.records import Failure, Run, RunStatus
 from holdfast.response import RunEvent, RunResponse
-from holdfast.session import Pending, Problems, Session
+from holdfast.session import Session
+from holdfast.standing import Pending, Problems
 from holdfast.threads import process_number
 
 COMMIT_EVERY = 1.0
@@ -121,8 +122,8 @@ class ActiveRun:
         self._changed["started_at"] = clock.now()
         try:
             self.session.start()
-        except StateConflict as conflict:
-            self._changed["refused_patch"] = conflict.patch
+        except (StateConflict, LeaseLost) as refusal:
+            self._note_refused(refusal)
             raise
         self._changed["base_version"] = self.session.version
         self._started = True
@@ -203,6 +204,7 @@ class ActiveRun:
             if self._rollback:
                 self.session.restore()
             raise
+        self.session.settle()
         if problems:
             raise UnstorableValue(problems)
 
@@ -250,8 +252,8 @@ class ActiveRun:
         with self._lock:
             try:
                 saved = self.session.save(record, run_id=self.run_id)
-            except StateConflict as conflict:
-                self._keep_refused(conflict)
+            except (StateConflict, LeaseLost) as refusal:
+                self._keep_refused(refusal)
                 raise
             self.recorded = self.recorded or is_last or saved.patch is not None
             if saved.patch is not None:
@@ -261,12 +263,16 @@ class ActiveRun:
             raise deferred
         return saved.problems
 
-    def _keep_refused(self, conflict: StateConflict) -> None:
-        self._changed["refused_patch"] = conflict.patch
+    def _keep_refused(self, refusal: StateConflict | LeaseLost) -> None:
+        self._note_refused(refusal)
         if self.ended:
-            self._end_record(conflict)
+            self._end_record(refusal)
         self.session.write_run(self._current_record())
         self.recorded = True
+
+    def _note_refused(self, refusal: StateConflict | LeaseLost) -> None:
+        self._changed["refused_patch"] = refusal.patch
+        self._changed["refused_version"] = refusal.base_version
 
     def _end_record(self, error: BaseException | None) -> None:
         self._changed.update(
