@@ -42,6 +42,7 @@ LAYERS = [
     # workflows
     "holdfast.workflow",
     "holdfast.running",
+    "holdfast.leases",
     "holdfast.drivers",
     "holdfast.heartbeat",
     # agents

@@ -98,6 +98,9 @@ class Session:
         """Of the lease that the session is held by, if it is."""
         self.is_exclusive = False
         """Whether nobody else can commit meanwhile, so that there is nothing to be brought together."""
+        self.was_released = False
+        """Whether the lease of a transaction was given up with a commit."""
+        self._in_transaction = False
         self._workflow = workflow
         self._types = types
         self._values = StoredValues(storage, owner, session_id)
@@ -141,12 +144,15 @@ class Session:
                     self._commit(pending)
             self.load()
 
-    def save(self, record: Callable[[Pending], Run | None] | None = None, *, run_id: str = "") -> Saved:
+    def save(
+        self, record: Callable[[Pending], Run | None] | None = None, *, run_id: str = "", releases: bool = False
+    ) -> Saved:
         """Commit everything that is pending, and with it the record of a run.
 
         Args:
             record: makes the record to write, told what is pending; None writes none.
             run_id: of the run that made the changes.
+            releases: whether the lease of a transaction is given up with it, if anything is committed.
 
         Raises:
             StateConflict, SessionDeleted, LeaseLost: with `patch`, the changes that were refused.
@@ -157,7 +163,9 @@ class Session:
             self._resolve()
             pending = self.collect()
             run = record(pending) if record is not None else None
-            return Saved(self._commit(pending, run, run_id), pending.problems)
+            saved = Saved(self._commit(pending, run, run_id, releases=releases), pending.problems)
+            self.was_released = releases and saved.patch is not None
+            return saved
 
     def load(self) -> None:
         """Bring the live state to what is stored now. What is pending must have been committed or refused before."""
@@ -265,14 +273,29 @@ class Session:
         base, incarnation = (stored.version, stored.incarnation) if stored is not None else (0, "")
         self.storage.commit(self._commit_of(base, incarnation, clock.new_id(), None, run=run))
 
+    def take_for_transaction(self) -> bool:
+        """Be the one thread of this object that is in a transaction; False while another is."""
+        with self._lock:
+            is_free = not self._in_transaction
+            self._in_transaction = True
+            return is_free
+
+    def leave_transaction(self, lease_id: str) -> None:
+        """The transaction is over; from now on, commits are made under this lease."""
+        with self._lock:
+            self.lease_id, self.is_exclusive, self.was_released = lease_id, False, False
+            self._in_transaction = False
+
     # -- commits ------------------------------------------------------------------------------------------------
 
-    def _commit(self, pending: Pending, run: Run | None = None, run_id: str = "") -> bytes | None:
+    def _commit(
+        self, pending: Pending, run: Run | None = None, run_id: str = "", *, releases: bool = False
+    ) -> bytes | None:
         if not pending.operations:
             if run is not None:
                 self.write_run(run)
             return None
-        parts = {"run": run, "run_id": run_id, "lease_id": self.lease_id}
+        parts = {"run": run, "run_id": run_id, "lease_id": self.lease_id, "releases": releases}
         attempt = _Attempt(pending, clock.new_id(), Settling(self.on_conflict, self._types), parts)
         return self._write(attempt)
 
