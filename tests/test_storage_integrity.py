@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast.errors import CorruptData, HoldfastError
-from holdfast.records import RunStatus
+from holdfast.records import Claim, RunStatus
 from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.storage.sqlite import translated
@@ -36,6 +36,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 run = make_run(owner, "s", RunStatus.running, run_id=f"r{number}", input=b"{}", output=b"1")
                 writer.commit(state, snapshot=number % 4 == 2, run=run if number % 5 == 0 else None)
         storage.prune_session("ann", "s", 10)
+        storage.claim_lease(Claim("ann", "s", "held", seconds=1e9, is_exclusive=True))
+        storage.claim_lease(Claim("ann", "s", "waiting", seconds=1e9))
     return file
 
 
@@ -97,7 +99,7 @@ def damage(file: Path, statement: str) -> None:
 
 def columns(file: Path) -> Iterator[tuple[str, str]]:
     with closing(sqlite3.connect(file)) as connection:
-        for table in ("t_session", "t_patch", "t_snapshot", "t_value", "t_run", "holdfast_process"):
+        for table in ("t_session", "t_lease", "t_patch", "t_snapshot", "t_value", "t_run", "holdfast_process"):
             for row in connection.execute(f"PRAGMA table_info({table})").fetchall():
                 yield table, row[1]
 
