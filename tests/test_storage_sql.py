@@ -673,7 +673,7 @@ def test_every_migration_is_recorded_once(storage: SqlWorkflowStorage, file: Pat
     storage.find_sessions(None)
     with closing(SqlWorkflowStorage("other", db_file=file)) as other:
         other.find_sessions(None)
-        records = other._read(lambda db: schema.applied(db))
+        records = other._read(schema.applied)
     assert records == {("", 1), ("workflow_sessions", 2), ("other", 2)}
 
 

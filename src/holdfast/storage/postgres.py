@@ -294,7 +294,7 @@ class PostgresServer:
         if not isinstance(error, psycopg.OperationalError):
             return InvalidInput(f"{self.where} cannot be used: db_url is not a valid PostgreSQL URL.")
         if re.search(r"authentication failed|no password supplied|no pg_hba\.conf entry|does not exist\b", text):
-            found = re.search(r"FATAL: *(.*)", text)
+            found = re.search(r"(?:FATAL|fe_sendauth): *(.*)", text)
             said = found[1] if found else "the server refuses the connection"
             return InvalidInput(
                 f"{self.where} refuses the connection: {said}. Check the user, the password (%-encoded in db_url, or "
