@@ -678,9 +678,9 @@ def test_a_connection_that_is_terminated_in_the_middle_of_a_commit_is_replaced(
     writer = Writer(storage)
     writer.commit({"a": 1})
     killed: list[int] = []
-    put = Statements.put
+    put = PostgresStatements.put
 
-    def interrupted(db: Statements, query: str, row: Any) -> int:
+    def interrupted(db: PostgresStatements, query: str, row: Any) -> int:
         done = put(db, query, row)
         if query == "advance_head" and not killed:
             killed.append(db.connection.info.backend_pid)
