@@ -28,7 +28,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
         elif request.param == "sqlite":
             kept = SqlWorkflowStorage(db_file=tmp_path / "workflows.db")
         else:
-            kept = SqlWorkflowStorage(db_url=stack.enter_context(postgres.schema()))
+            kept = SqlWorkflowStorage(db_url=stack.enter_context(postgres.schema(postgres.shared_url(over_tcp=True))))
         yield stack.enter_context(closing(kept))
 
 

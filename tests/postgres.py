@@ -270,9 +270,10 @@ def shared_server() -> Server:
     return Server()
 
 
-def shared_url() -> str:
+def shared_url(*, over_tcp: bool = False) -> str:
     """Where tests that need a database, but no server of their own, find one."""
-    return os.environ.get("HOLDFAST_TEST_PG_URL") or shared_server().url
+    named = os.environ.get("HOLDFAST_TEST_PG_URL")
+    return named or (shared_server().tcp_url if over_tcp else shared_server().url)
 
 
 @contextmanager

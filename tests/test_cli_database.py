@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import postgres
 from cli import as_json, damage, holdfast, keep, ok
-from holdfast.cli.database import narrowing_options
+from holdfast.cli.database import narrowing_options, shown
 from holdfast.storage.sql import SqlWorkflowStorage
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -127,10 +128,42 @@ class TestDatabase:
         assert holdfast("sessions", "list", "--db", "sqlite://").exit_code == 3
         assert "There is no database at sqlite://" in ok("doctor", "--db", "sqlite://")
 
-    def test_postgresql_is_said_to_be_unsupported(self) -> None:
-        result = holdfast("sessions", "list", "--db", "postgresql://localhost/notes")
-        assert result.exit_code == 2
-        assert "not supported in this release" in result.stderr
+    def test_a_database_on_a_server_is_used_like_any_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with postgres.schema(postgres.shared_server().tcp_url) as url:
+            seen = [holdfast("sessions", "list", "--db", url)]  # there are no tables yet
+            assert seen[0].exit_code == 4
+            monkeypatch.setenv("HOLDFAST_DB", url)
+            for words, status in (
+                (["run", "work.py:Slow", "--session-id", "s"], 0),
+                (["sessions", "list", "--db", url], 0),
+                (["sessions", "list", "--table", "elsewhere"], 2),
+                (["sessions", "show", "s"], 0),
+                (["sessions", "history", "s"], 0),
+                (["sessions", "export", "s", "s.json"], 0),
+                (["sessions", "import", "s.json", "--session-id", "copy"], 0),
+                (["sessions", "rename", "copy", "spare"], 0),
+                (["sessions", "prune", "s", "--keep", "1", "--yes"], 0),
+                (["runs", "list"], 0),
+                (["sessions", "delete", "spare", "--yes"], 0),
+                (["sessions", "show", "spare"], 3),
+                (["doctor"], 0),
+            ):
+                seen.append(holdfast(*words))
+                assert seen[-1].exit_code == status, seen[-1].output
+            assert f"database: {shown(url)}" in seen[-2].stderr
+            assert "PostgreSQL 18" in seen[-1].stdout
+            assert "all checksums match" in seen[-1].stdout
+        said = "".join(result.output + result.stderr for result in seen)
+        assert postgres.PASSWORD not in said
+        assert "Canary" not in said
+
+    def test_a_server_that_cannot_be_reached_gives_a_sentence(self) -> None:
+        url = "postgresql://ann:Canary@127.0.0.1:1/notes"
+        for words, status in ((["sessions", "list"], 4), (["doctor"], 6), (["run", "work.py:Slow"], 4)):
+            result = holdfast(*words, "--db", url)
+            assert result.exit_code == status
+            assert "postgresql://ann@127.0.0.1:1/notes cannot be reached" in result.output + result.stderr
+            assert "Canary" not in result.output + result.stderr
 
     def test_all_reading_commands_take_the_same_options(self) -> None:
         @narrowing_options

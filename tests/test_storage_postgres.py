@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from holdfast import clock, errors
-from holdfast.records import RunStatus
+from holdfast.records import Claim, RunStatus
 from holdfast.storage import pool as pool_module
 from holdfast.storage import registry, schema
 from holdfast.storage.postgres import PostgresServer, PostgresStatements, shown, valid_url
@@ -864,6 +864,7 @@ def damaged_url(server: Server) -> Iterator[str]:
                     run = make_run(owner, "s", RunStatus.running, run_id=f"r{number}", input=b"{}", output=b"1")
                     writer.commit(state, snapshot=number % 4 == 2, run=run)
             storage.prune_session("ann", "s", 5)
+            storage.claim_lease(Claim("ann", "s", "lease", 60.0, is_exclusive=True))
         yield url
 
 
@@ -893,8 +894,8 @@ def test_a_change_to_any_column_of_any_row_is_found(damaged_url: str) -> None:
                 engine = engine_of(storage)
 
                 def work(connection: Any) -> bool:
-                    if not connection.execute(f"UPDATE {table} SET {column} = {changed} WHERE {row}").rowcount:
-                        return True  # there is no row in this table
+                    change = f"UPDATE {table} SET {column} = {changed} WHERE {row} RETURNING 1"
+                    assert connection.execute(change).fetchall(), f"there is nothing in {table}"
                     from holdfast.storage.checking import check
 
                     is_found = bool(check(PostgresStatements(connection, "t", "x")))

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         """What `_connection_class` makes."""
 
         line: psycopg.Pipeline | None
+        is_near: bool
 
 
 _CONNECT_TIMEOUT = 10
@@ -185,6 +186,7 @@ class PostgresServer:
             refusal = self._refusal(error)
         else:
             self._has_connected = True
+            connection.is_near = connection.info.host.startswith(("/", "@"))
             return connection
         raise refusal  # outside of the handler: the text of what it caught may hold anything
 
@@ -197,20 +199,13 @@ class PostgresServer:
             is_durable: whether its commit must be on disk before it is acknowledged.
             is_serial: whether all of its statements see one snapshot, and it fails if that is outdated.
         """
-        connection.execute(f"BEGIN ISOLATION LEVEL {'REPEATABLE READ' if is_serial else 'READ COMMITTED'}")
-        wait = max(int(seconds * 1000), 1)
-        limits = {"lock_timeout": str(wait), **_limits(seconds)}
-        self._set(connection, limits if is_durable else {**limits, "synchronous_commit": "off"})
+        level = "REPEATABLE READ" if is_serial else "READ COMMITTED"
+        limits = {"lock_timeout": str(max(int(seconds * 1000), 1)), **_limits(seconds)}
+        _begin(connection, level, limits if is_durable else {**limits, "synchronous_commit": "off"})
 
     def begin_reading(self, connection: Connection, seconds: float) -> None:
         """Begin a transaction that only reads, from one snapshot."""
-        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        self._set(connection, _limits(seconds))
-
-    def _set(self, connection: Connection, settings: Mapping[str, str]) -> None:
-        """Set something for this transaction only, as SET LOCAL does, all in one statement."""
-        words = ", ".join(["set_config(%s, %s, true)"] * len(settings))
-        connection.execute(f"SELECT {words}", [word for pair in settings.items() for word in pair])
+        _begin(connection, "REPEATABLE READ READ ONLY", _limits(seconds))
 
     def commit(self, connection: Connection) -> None:
         """Commit the open transaction."""
@@ -332,12 +327,27 @@ class PostgresServer:
         return unavailable
 
 
+def _begin(connection: Connection, level: str, settings: Mapping[str, str]) -> None:
+    """Begin a transaction and set something for it alone; none of it comes from outside."""
+    begin = f"BEGIN ISOLATION LEVEL {level}"
+    if connection.line is None:  # one text may have many statements then
+        connection.execute("; ".join([begin, *(f"SET LOCAL {name} = {value}" for name, value in settings.items())]))
+        return
+    connection.execute(begin)
+    words = ", ".join(["set_config(%s, %s, true)"] * len(settings))
+    connection.execute(f"SELECT {words}", [word for pair in settings.items() for word in pair])
+
+
 @contextmanager
 def sending(connection: Connection) -> Iterator[None]:
     """Send the statements of a block without waiting for the answers that nobody reads; its end waits for all.
 
-    Whatever fails in the block or at its end is raised there.
+    Whatever fails in the block or at its end is raised there. Over a socket of this machine, waiting for an answer
+    takes less time than bringing several together: a commit took 445 µs instead of 586 µs.
     """
+    if connection.is_near:
+        yield
+        return
     block = connection.pipeline()
     connection.line = block.__enter__()
     try:
@@ -424,6 +434,7 @@ def _connection_class() -> Any:
         """A connection that knows whether it is in a `sending` block."""
 
         line: psycopg.Pipeline | None = None
+        is_near = False
 
     return Line
 
