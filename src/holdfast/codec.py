@@ -27,7 +27,7 @@ from holdfast.encoding import MAX_BYTES, MAX_DEPTH, MAX_KEY, Encoding, TooLarge
 from holdfast.errors import MalformedData, UnstorableValue
 from holdfast.paths import path_to, type_name
 from holdfast.recursion import with_room
-from holdfast.scalars import HIGHEST, LOWEST, MARK, tag
+from holdfast.scalars import HIGHEST, LOWEST, TAG, tag
 from holdfast.threads import others_may_change_values
 
 __all__ = [
@@ -160,7 +160,16 @@ def key_of(name: str, types: Types = NO_TYPES, path: str = "session_state") -> A
     >>> key_of("posts"), key_of("$hf:1"), key_of("$hf:true")
     ('posts', 1, True)
     """
-    return with_room(Decoding(types).key, name, (path,)) if name.startswith(MARK) else name
+    if not name.startswith(TAG):
+        return name
+    key = with_room(Decoding(types).key, name, (path,))
+    try:
+        is_own = name_of(key, types, path) == name and isinstance(hash(key), int)
+    except (UnstorableValue, TypeError):
+        is_own = False
+    if not is_own:  # by its key nobody would find it again, and another name could have the same one
+        raise MalformedData(where=path, what="a key of it is not written as Holdfast writes it")
+    return key
 
 
 def _encode(value: Any, types: Types, path: str, *, loose: bool = False, mark: bool = False) -> bytes:

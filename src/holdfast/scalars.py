@@ -80,7 +80,8 @@ def _encode_float(value: float) -> Any:
 def _decode_float(text: str) -> float:
     if text in ("inf", "-inf", "nan"):
         return float(text)
-    value: float = struct.unpack(">d", bytes.fromhex(text))[0]
+    bits = bytes.fromhex(text)
+    value: float = struct.unpack(">d", bits)[0] if len(bits) == len(_NAN) else 0.0
     if not isnan(value):
         raise ValueError("only a NaN is written by its bits")
     return value

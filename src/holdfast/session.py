@@ -23,6 +23,7 @@ from holdfast.declared import Types
 from holdfast.encoding import MAX_BYTES
 from holdfast.errors import (
     HoldfastError,
+    MalformedData,
     OutcomeUnknown,
     SessionDeleted,
     StateConflict,
@@ -399,6 +400,8 @@ class Session:
         names: dict[Any, str] = {name: name for name in document.names()} if live else {}
         if document.has_odd_names:
             names = {codec.key_of(name, self._types): name for name in document.names()}
+            if len(names) < len(document.names()):
+                raise MalformedData(where="session_state", what="two keys of it are equal")
         slots: dict[Any, Any] = dict.fromkeys(names or document.names(), UNDECODED)
         if not document.version:
             self._place(document, _grafted(live, copy.deepcopy(dict(self._defaults))))

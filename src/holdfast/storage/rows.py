@@ -16,15 +16,18 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from msgspec import msgpack
+from msgspec import DecodeError, msgpack
 
-from holdfast.errors import CorruptData
+from holdfast.errors import CorruptData, MalformedData
 from holdfast.records import Change, Failure, Run, RunStatus, SessionInfo, StoredValue, Usage
 from holdfast.storage import listing
 from holdfast.storage.listing import Entry, Listing
 
 Column = str | bytes | int | float | None
 Row = tuple[Column, ...]
+
+_HEAD_TYPES = (str, str, str, int, int, int, str, float, float)
+"""SQLite stores whatever it is given, whatever the column says."""
 
 _packed = msgpack.Encoder().encode
 
@@ -79,6 +82,8 @@ def read_head(row: Sequence[Any], where: str) -> Head:
     """
     owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at = row[:9]
     _verify(row[9], checksum("session", *row[:9]), where, f"session {session_id!r}")
+    if tuple(map(type, row[:9])) != _HEAD_TYPES:
+        raise MalformedData(where=where, what=f"session {session_id!r}")
     info = SessionInfo(owner, session_id, incarnation, version, snapshot_version, workflow, created_at, updated_at)
     return Head(info, forgotten)
 
@@ -121,7 +126,10 @@ def read_listing(stored: bytes, data: object, info: SessionInfo, version: int, w
     """
     what = f"the snapshot of version {version} of session {info.session_id!r}"
     _verify(stored, _snapshot_checksum(info, version, data), where, what)
-    return listing.decoded(data)  # type: ignore[arg-type]
+    try:
+        return listing.decoded(data)  # type: ignore[arg-type]
+    except DecodeError:
+        raise MalformedData(where=where, what=what) from None
 
 
 def _snapshot_checksum(info: SessionInfo, version: int, data: object) -> bytes:
@@ -187,19 +195,23 @@ def read_run(row: Sequence[Any], where: str) -> Run:
     owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at = columns[:9]
     _verify(stored, checksum("run", *columns), where, f"run {run_id!r}")
     requests, input_tokens, output_tokens, cost, base_version, error, input_, output, refused = columns[9:]
+    try:
+        known_status, failure = RunStatus(status), None if error is None else Failure(*json.loads(error))
+    except (ValueError, TypeError, RecursionError):
+        raise MalformedData(where=where, what=f"run {run_id!r}") from None
     return Run(
         run_id=run_id,
         owner=owner,
         session_id=session_id,
         workflow_id=workflow_id,
         workflow=workflow,
-        status=RunStatus(status),
+        status=known_status,
         started_at=started_at,
         process_id=process_id,
         ended_at=ended_at,
         input=input_,
         output=output,
-        error=None if error is None else Failure(*json.loads(error)),
+        error=failure,
         usage=Usage(requests, input_tokens, output_tokens, cost),
         base_version=base_version,
         refused_patch=refused,
