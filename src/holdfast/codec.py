@@ -23,7 +23,7 @@ import msgspec
 from holdfast.declared import NO_TYPES, Types
 from holdfast.decoding import Decoding, parse_json
 from holdfast.display import display
-from holdfast.encoding import MAX_BYTES, MAX_DEPTH, MAX_KEY, Encoding, TooLarge
+from holdfast.encoding import MANY, MAX_BYTES, MAX_DEPTH, MAX_KEY, Encoding, TooLarge
 from holdfast.errors import MalformedData, UnstorableValue
 from holdfast.paths import path_to, type_name
 from holdfast.recursion import with_room
@@ -46,9 +46,6 @@ __all__ = [
 STABLE_TRIES = 10
 PAUSE = 0.001
 """Seconds between two tries, more with each, in which the other thread may finish."""
-
-MANY = 10_000
-"""Containers of one level from which on it is worth looking whether they are the same few over and over."""
 
 _json = msgspec.json.Encoder()
 _ORDINARY = frozenset({NoneType, bool, str, int, float, list, dict})
@@ -141,7 +138,7 @@ def name_of(key: Any, types: Types = NO_TYPES, path: str = "session_state") -> s
     >>> name_of("posts"), name_of(1), name_of(True), name_of((1, "a"))
     ('posts', '$hf:1', '$hf:true', '$hf:{"$hf":["tuple",[1,"a"]]}')
     """
-    encoding = Encoding(types)
+    encoding = Encoding(types, root=key)
     try:
         name = with_room(encoding.name, key, (path,), 0)
     except TooLarge:
@@ -201,7 +198,7 @@ def _has_mark(data: bytes) -> bool:
 def _encode_tagged(value: Any, types: Types, path: str, loose: bool, mark: bool) -> bytes:
     # Text is looked through only after it has turned out that some of it cannot be written as it is.
     for check_text in (False, True):
-        encoding = Encoding(types, loose=loose, check_text=check_text)
+        encoding = Encoding(types, loose=loose, check_text=check_text, root=value)
         try:
             tree = encoding.node(value, (path,), 0)
             data = _json.encode(tree)
@@ -227,22 +224,30 @@ def _is_plain(value: Any) -> bool:
     if type(value) is str or value is None or type(value) is bool:
         return True
     level = [value]
-    left = MAX_BYTES // 2  # every value takes two bytes at least
+    left = MAX_BYTES
     for _ in range(MAX_DEPTH + 1):
         kinds = set(map(type, level))
         if not (kinds <= _ORDINARY and _numbers_fit(kinds, level)):
             return False
         lists = [item for item in level if type(item) is list] if list in kinds else []
         dicts = [item for item in level if type(item) is dict] if dict in kinds else []
-        if not lists and not dicts:
-            return True
         if (dicts and not _keys_fit(dicts)) or _repeats(lists) or _repeats(dicts):
             return False
-        left -= sum(map(len, lists)) + sum(map(len, dicts))
+        left -= _least_size(kinds, level, lists, dicts)
         if left < 0:
             return False
+        if not lists and not dicts:
+            return True
         level = list(chain.from_iterable(chain(lists, map(dict.values, dicts))))
     return False
+
+
+def _least_size(kinds: set[type], level: list[Any], lists: list[Any], dicts: list[dict[Any, Any]]) -> int:
+    """Bytes that a level takes at least: its texts and keys, and two for each value that its containers hold."""
+    size = 2 * (sum(map(len, lists)) + sum(map(len, dicts))) + sum(map(len, chain.from_iterable(dicts)))
+    if str in kinds:
+        size += sum(map(len, level if len(kinds) == 1 else [item for item in level if type(item) is str]))
+    return size
 
 
 def _repeats(containers: list[Any]) -> bool:

@@ -65,7 +65,10 @@ def _encode_int(value: int) -> Any:
 
 
 def _decode_int(text: str) -> int:
-    return int(text, 16)
+    value = int(text, 16) if len(text) <= MAX_DIGITS else _BOUND
+    if not -_BOUND < value < _BOUND:
+        raise ValueError("more digits than are written")
+    return value
 
 
 def _encode_float(value: float) -> Any:
