@@ -343,7 +343,7 @@ def test_an_operation_that_does_not_fit_is_refused_with_its_path(operation: Oper
     for act in (lambda: apply(document(state), [operation]), lambda: apply_live(state, [operation], TYPES)):
         with pytest.raises(MalformedData) as failure:
             act()
-        where = str(failure.value.facts["where"]).removeprefix("a patch at ").strip("'")
+        where = str(failure.value.facts["where"]).removeprefix("a patch at ").strip("'").removesuffix("...")
         assert where.count("/") >= len(operation.path) - 1
         assert patch.pointer_of(operation.path).startswith(where)
 

@@ -22,7 +22,7 @@ from holdfast.declared import NO_TYPES, Types
 from holdfast.difference import diff, displaced, elements, is_tag, members
 from holdfast.errors import MalformedData
 from holdfast.operations import Operation, Path, decode_patch, encode_patch, path_of, pointer_of
-from holdfast.paths import step_text
+from holdfast.paths import SHOWN_STEPS, shorten, step_text
 from holdfast.recursion import with_room
 from holdfast.scalars import MARK
 
@@ -229,4 +229,6 @@ def _index(segment: str, size: int, path: Path) -> int:
 
 def _require(fits: bool, path: Path) -> None:
     if not fits:
-        raise MalformedData(where=f"a patch at {pointer_of(path)!r}", what="the document has no such place")
+        # A name that stands for another key than plain text says what that key is, which is a value.
+        shown = tuple(f"{MARK}..." if name.startswith(MARK) else shorten(name) for name in path[:SHOWN_STEPS])
+        raise MalformedData(where=f"a patch at {pointer_of(shown)!r}", what="the document has no such place")
