@@ -23,7 +23,7 @@ import msgspec
 from holdfast.declared import NO_TYPES, Types
 from holdfast.decoding import Decoding, parse_json
 from holdfast.display import display
-from holdfast.encoding import MANY, MAX_BYTES, MAX_DEPTH, MAX_KEY, Encoding, TooLarge
+from holdfast.encoding import MAX_BYTES, MAX_DEPTH, MAX_KEY, Encoding, TooLarge
 from holdfast.errors import MalformedData, UnstorableValue
 from holdfast.paths import path_to, type_name
 from holdfast.recursion import with_room
@@ -46,6 +46,9 @@ __all__ = [
 STABLE_TRIES = 10
 PAUSE = 0.001
 """Seconds between two tries, more with each, in which the other thread may finish."""
+
+MANY = 10_000
+"""Containers of one level from which on it is worth looking whether they are the same few over and over."""
 
 _json = msgspec.json.Encoder()
 _ORDINARY = frozenset({NoneType, bool, str, int, float, list, dict})

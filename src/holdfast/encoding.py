@@ -28,8 +28,8 @@ MAX_KEY = 1_024
 """Characters of a key's name."""
 MAX_BYTES = 64_000_000
 """Of one top-level value, encoded."""
-MANY = 10_000
-"""Containers from which on it is worth looking whether they are the same few over and over."""
+MANY = 1_000
+"""Containers from which on a walk looks whether they are the same few over and over."""
 
 _json = msgspec.json.Encoder()
 
