@@ -8,6 +8,7 @@ Rules that must stay true:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,18 @@ def named(db: str | None) -> str:
     return db or os.environ.get("HOLDFAST_DB") or DEFAULT_FILE
 
 
+def shown(name: str) -> str:
+    """The name of a database as it is said: without the password that a URL can hold.
+
+    >>> shown("postgresql://me:secret@host/db?sslpassword=secret"), shown("notes.db")
+    ('postgresql://me:***@host/db?sslpassword=***', 'notes.db')
+    """
+    if "://" not in name:
+        return name
+    name = re.sub(r"(://[^:@/?#]*:).*@", r"\1***@", name)  # up to the last @, as a password may hold one
+    return re.sub(r"([?&][^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&#]*", r"\1***", name, flags=re.IGNORECASE)
+
+
 def storage_at(name: str, table: str | None = None) -> SqlWorkflowStorage:
     """The storage of one prefix in the database of this name, a file or a URL. Nothing is opened yet.
 
@@ -97,7 +110,7 @@ def existing(db: str | None) -> str:
     path = database_path(name)
     if name == "sqlite://" or (path is not None and not path.exists()):
         raise DatabaseNotFound(where=path or name)
-    note(f"database: {name}")
+    note(f"database: {shown(name)}")
     return name
 
 
@@ -177,20 +190,20 @@ def opened(db: str | None, table: str | None = None, user_id: str | None = None)
     name = existing(db)
     tables = table_names(name, lock_timeout=LOCK_TIMEOUT)
     if table is not None and table not in tables:
-        raise InvalidInput(f"{name} has no table {table!r}. It has: {', '.join(tables) or 'none'}.")
+        raise InvalidInput(f"{shown(name)} has no table {table!r}. It has: {', '.join(tables) or 'none'}.")
     with ExitStack() as stack:
         storages = []
         for each in tables if table is None else [table]:
             storage = storage_at(name, each)
             stack.callback(storage.close)
             storages.append(storage)
-        yield Database(name, storages, user_id)
+        yield Database(shown(name), storages, user_id)
 
 
 @contextmanager
 def writable(db: str | None, table: str | None) -> Iterator[SqlWorkflowStorage]:
     """A storage in a database that is made if it is missing; closed at the end."""
     name = named(db)
-    note(f"database: {name}")
+    note(f"database: {shown(name)}")
     with closing(storage_at(name, table)) as storage:
         yield storage

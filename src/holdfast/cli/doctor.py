@@ -22,7 +22,7 @@ from urllib.parse import quote
 import click
 
 from holdfast import __version__
-from holdfast.cli.database import database_path, db_option, named, opened
+from holdfast.cli.database import database_path, db_option, named, opened, shown
 from holdfast.cli.exit_status import ConfigurationProblem, DamageFound, DatabaseNotFound
 from holdfast.cli.output import json_option, print_json, printable
 from holdfast.errors import StorageError
@@ -69,7 +69,7 @@ def command(db: str | None, as_json: bool) -> None:
     problems = [check for check in checks if check.state == "problem"]
     damage = [check for check in problems if check.name != "model"]
     if damage:
-        raise DamageFound(count=f"{len(damage)} problem(s)", where=named(db))
+        raise DamageFound(count=f"{len(damage)} problem(s)", where=shown(named(db)))
     if problems:
         raise ConfigurationProblem(count=f"{len(problems)} problem(s)")
 
