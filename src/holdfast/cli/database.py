@@ -2,7 +2,7 @@
 
 Rules that must stay true:
 - a database is opened for reading only if it exists; only `run`, `quickstart` and `sessions import` make one;
-- the database is named on stderr, so that nobody reads one and believes it to be another.
+- the database is named on stderr, so that nobody reads one and believes it to be another; a password never is.
 """
 
 from __future__ import annotations
@@ -63,9 +63,15 @@ def named(db: str | None) -> str:
 def shown(name: str) -> str:
     """The name of a database as it is said: without the password that a URL can hold.
 
-    >>> shown("postgresql://me:secret@host/db?sslpassword=secret"), shown("notes.db")
-    ('postgresql://me:***@host/db?sslpassword=***', 'notes.db')
+    >>> shown("notes.db"), shown("postgresql://ann:secret@db.example.org/notes?sslpassword=secret")
+    ('notes.db', 'postgresql://ann@db.example.org/notes')
+    >>> shown("mysql://ann:secret@db.example.org/notes")
+    'mysql://ann:***@db.example.org/notes'
     """
+    if is_on_server(name):
+        from holdfast.storage import postgres
+
+        return postgres.shown(name)
     if "://" not in name:
         return name
     name = re.sub(r"(://[^:@/?#]*:).*@", r"\1***@", name)  # up to the last @, as a password may hold one
@@ -98,6 +104,11 @@ def database_path(name: str) -> Path | None:
         return Path(name).expanduser()
     scheme, _, rest = name.partition(":///")
     return Path(rest) if scheme == "sqlite" and rest else None
+
+
+def is_on_server(name: str) -> bool:
+    """Whether a name is the URL of a database on a server."""
+    return name.startswith(("postgresql://", "postgres://"))
 
 
 def existing(db: str | None) -> str:
