@@ -864,7 +864,8 @@ def damaged_url(server: Server) -> Iterator[str]:
                     run = make_run(owner, "s", RunStatus.running, run_id=f"r{number}", input=b"{}", output=b"1")
                     writer.commit(state, snapshot=number % 4 == 2, run=run)
             storage.prune_session("ann", "s", 5)
-            storage.claim_lease(Claim("ann", "s", "lease", 60.0, is_exclusive=True))
+            storage.claim_lease(Claim("ann", "s", "held", seconds=1e9, is_exclusive=True))
+            storage.claim_lease(Claim("ann", "s", "waiting", seconds=1e9))
         yield url
 
 

@@ -8,6 +8,7 @@ Rules that must stay true:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,24 @@ def named(db: str | None) -> str:
     return db or os.environ.get("HOLDFAST_DB") or DEFAULT_FILE
 
 
+def shown(name: str) -> str:
+    """The name of a database as it is said: without the password that a URL can hold.
+
+    >>> shown("notes.db"), shown("postgresql://ann:secret@db.example.org/notes?sslpassword=secret")
+    ('notes.db', 'postgresql://ann@db.example.org/notes')
+    >>> shown("mysql://ann:secret@db.example.org/notes")
+    'mysql://ann:***@db.example.org/notes'
+    """
+    if is_on_server(name):
+        from holdfast.storage import postgres
+
+        return postgres.shown(name)
+    if "://" not in name:
+        return name
+    name = re.sub(r"(://[^:@/?#]*:).*@", r"\1***@", name)  # up to the last @, as a password may hold one
+    return re.sub(r"([?&][^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&#]*", r"\1***", name, flags=re.IGNORECASE)
+
+
 def storage_at(name: str, table: str | None = None) -> SqlWorkflowStorage:
     """The storage of one prefix in the database of this name, a file or a URL. Nothing is opened yet.
 
@@ -85,19 +104,6 @@ def database_path(name: str) -> Path | None:
         return Path(name).expanduser()
     scheme, _, rest = name.partition(":///")
     return Path(rest) if scheme == "sqlite" and rest else None
-
-
-def shown(name: str) -> str:
-    """The name of a database as it may be displayed.
-
-    >>> shown("notes.db"), shown("postgresql://ann:secret@db.example.org/notes")
-    ('notes.db', 'postgresql://ann@db.example.org/notes')
-    """
-    if not is_on_server(name):
-        return name
-    from holdfast.storage import postgres
-
-    return postgres.shown(postgres.valid_url(name))
 
 
 def is_on_server(name: str) -> bool:

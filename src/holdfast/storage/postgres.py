@@ -380,8 +380,8 @@ def valid_url(url: str) -> str:
     """
     _, _, rest = url.partition("://")
     authority, path, _ = _split(rest)
-    hosts = authority.rpartition("@")[2]
-    is_valid = "@" not in path and all(
+    user, _, hosts = authority.rpartition("@")
+    is_valid = "@" not in user + path and all(
         re.fullmatch(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(:\d*)?", host) for host in hosts.split(",")
     )
     if not is_valid or re.search(r"\s|[\0-\x1f]", url):
