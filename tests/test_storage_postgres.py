@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import builtins
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -632,6 +635,42 @@ def test_it_is_done_even_if_the_other_fails(storage: SqlWorkflowStorage) -> None
     with pytest.raises(ZeroDivisionError):
         storage._write(finalize)
     assert rebuilt(storage.load("", "s")) == {"a": 1}
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers of POSIX")
+@pytest.mark.parametrize("over_tcp", [False, True])
+def test_an_interrupt_at_any_moment_loses_neither_a_commit_nor_a_connection(server: Server, over_tcp: bool) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    dice = random.Random(7)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    with own_schema(server.url) as url, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a connection that an interrupt kept from reaching the pool
+        tcp_url = f"{server.tcp_url}?options={url.partition('options=')[2]}"
+        storage = SqlWorkflowStorage(db_url=tcp_url if over_tcp else url, lock_timeout=5)
+        engine = engine_of(storage)
+        writer, hits = Writer(storage), 0
+        while hits < 150:
+            is_whole = writer.version % 7 == 3
+            commit = writer.prepared({"n": writer.version}, snapshot=is_whole)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00005, 0.002))
+                storage.commit(commit)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                hits += 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                storage.commit(commit)  # made exactly once, whether the interrupted one was made or not
+            writer.applied({"n": writer.version}, snapshot=is_whole)
+        signal.signal(signal.SIGALRM, before)
+        stored = storage.load("", "s")
+        assert stored is not None
+        assert (stored.info.version, rebuilt(stored, storage)) == (writer.version, {"n": writer.version - 1})
+        assert not engine._pool._loans
+        assert not engine._writing
+        assert storage.check() == ()
+        storage.close()
 
 
 # Broken lines

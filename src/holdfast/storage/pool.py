@@ -16,8 +16,10 @@ import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 MAX_CONNECTIONS = 8
@@ -39,12 +41,24 @@ class Connection(Protocol):
 C = TypeVar("C", bound=Connection)
 
 
+class Block:
+    """Lives as long as the block that a connection is lent to."""
+
+
 class Loan(Generic[C]):
     """The use of a connection by one thread."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
         self.connection: C | None = None
+        self.block: weakref.ref[Block] | None = None
+
+
+def _dropped(loans: dict[int, Loan[C]], key: int, _block: weakref.ref[Block]) -> None:
+    """End a loan whose block is gone although it was not given back: an interrupt came in between."""
+    loan = loans.pop(key, None)
+    if loan is not None and loan.connection is not None:
+        loan.connection.close()
 
 
 class PoolExhausted(Exception):
@@ -68,7 +82,8 @@ class Pool(Generic[C]):
         self._limit = limit
         self._idle: list[tuple[C, float]] = []
         """The last used one last, with the time since when it is idle."""
-        self._loans: set[Loan[C]] = set()
+        self._loans: dict[int, Loan[C]] = {}
+        """By identity, so that each step is atomic."""
         self._admitting = threading.RLock()
         """Held while a loan is admitted, and as long as none may be."""
         self._returns: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -86,8 +101,9 @@ class Pool(Generic[C]):
             PoolExhausted: all were in use until then.
         """
         loan: Loan[C] = Loan()
+        block = Block()
         try:
-            self._admit(loan, deadline)
+            self._admit(loan, block, deadline)
             loan.connection = self._reused() or self._connect(max(deadline - time.monotonic(), 0))
             yield loan.connection
         finally:
@@ -103,15 +119,15 @@ class Pool(Generic[C]):
 
     def close_idle(self) -> None:
         """Close the connections that are not in use."""
-        while self._idle:
-            self._idle.pop()[0].close()
+        while found := self._popped():
+            found[0].close()
 
     def close(self, timeout: float) -> bool:
         """Close all connections, those that are in use when they come back; says whether they did in time."""
         self.is_closed = True
         deadline = time.monotonic() + timeout
         self.close_idle()
-        while any(loan.thread != threading.get_ident() for loan in self._loans) and time.monotonic() < deadline:
+        while len(self._loans) > self._lent_to(threading.get_ident()) and time.monotonic() < deadline:
             time.sleep(0.001)
         self.close_idle()
         return not self._loans
@@ -122,18 +138,22 @@ class Pool(Generic[C]):
         Only the child's descriptors are closed, which the server does not see.
         """
         connections = [connection for connection, _ in self._idle]
-        connections += [loan.connection for loan in self._loans if loan.connection is not None]
-        self._idle, self._loans = [], set()
+        for loan in list(self._loans.values()):
+            if loan.connection is not None:
+                connections.append(loan.connection)
+                loan.connection = None
+        self._idle, self._loans = [], {}
         for connection in connections:
             with contextlib.suppress(Exception):  # the thread that used it may have been in the middle of anything
                 os.close(connection.fileno())
         return connections
 
-    def _admit(self, loan: Loan[C], deadline: float) -> None:
+    def _admit(self, loan: Loan[C], block: Block, deadline: float) -> None:
         while True:
             with self._admitting:
-                if len(self._loans) < self._limit or any(other.thread == loan.thread for other in self._loans):
-                    self._loans.add(loan)
+                if len(self._loans) < self._limit or self._lent_to(loan.thread):
+                    loan.block = weakref.ref(block, partial(_dropped, self._loans, id(loan)))
+                    self._loans[id(loan)] = loan
                     return
             wait = deadline - time.monotonic()
             if wait <= 0:
@@ -141,17 +161,27 @@ class Pool(Generic[C]):
             with contextlib.suppress(queue.Empty):
                 self._returns.get(timeout=min(wait, 0.05))
 
+    def _lent_to(self, thread: int) -> int:
+        """How many connections a thread has."""
+        return sum(loan.thread == thread for loan in list(self._loans.values()))
+
+    def _popped(self) -> tuple[C, float] | None:
+        try:
+            return self._idle.pop()
+        except IndexError:  # to look first would be too early: other threads pop as well
+            return None
+
     def _reused(self) -> C | None:
-        while self._idle:
-            connection, since = self._idle.pop()
+        while found := self._popped():
+            connection, since = found
             if not connection.closed and time.monotonic() - since < _MAX_IDLE:
                 return connection
             connection.close()
         return None
 
     def _give_back(self, loan: Loan[C]) -> None:
-        connection = loan.connection
-        if loan not in self._loans:  # this is a forked child, or it was never admitted
+        connection, loan.connection = loan.connection, None
+        if id(loan) not in self._loans:  # it was never admitted, or this is a forked child
             return
         try:
             if connection is not None:
@@ -160,7 +190,8 @@ class Pool(Generic[C]):
                 else:
                     connection.close()
         finally:
-            self._loans.discard(loan)
+            self._loans.pop(id(loan), None)
+            loan.block = None
             if self._returns.empty():
                 self._returns.put(None)
 

@@ -12,11 +12,13 @@ Rules that must stay true:
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from holdfast.errors import OutcomeUnknown, StorageBusy, StorageClosed, StorageUnavailable
@@ -102,8 +104,10 @@ class ServerEngine:
         request = Write(work, table, timeout, is_durable, is_repeatable, failures)
         thread = threading.get_ident()
         if thread in self._writing:
-            self._writing[thread].append(request)
-            return None
+            if self._is_performing():
+                self._writing[thread].append(request)
+                return None
+            self._catch_up(thread)  # an interrupt has kept an earlier write from doing so
         try:
             self._writing[thread] = []
             return self._perform(request)
@@ -155,6 +159,15 @@ class ServerEngine:
     def _require_usable(self) -> None:
         if self._is_closing:
             raise StorageClosed(where=self.where)
+
+    def _is_performing(self) -> bool:
+        """Whether this thread is in the middle of a write: whether that stands on its stack, which cannot err."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is ServerEngine._perform.__code__ and frame.f_locals["self"] is self:
+                return True
+            frame = frame.f_back
+        return False
 
     def _perform(self, request: Write[T]) -> T:
         deadline = time.monotonic() + request.timeout
