@@ -58,9 +58,21 @@ def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool, reb
     return version
 
 
+def begin_session(db: Statements, info: SessionInfo, snapshot: Snapshot) -> None:
+    """See `Storage.begin_session`."""
+    history.require_beginning(info)
+    before = reading.find_head_or_place(db, info.owner, info.session_id)
+    if before is not None and before.info.version:
+        raise SessionExists(session_id=info.session_id, where=db.where)
+    first = Commit(info.owner, info.session_id, "", 0, info.incarnation, info.workflow, b"")
+    lease = _lease_after(db, first, before, clock.now())
+    head = rows.Head(replace(info, snapshot_version=0), info.version, lease)
+    _put_head(db, _store_snapshot(db, head, snapshot))
+
+
 def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase | None) -> tuple[int, bool]:
     """Make the next version, and say which that is; or the one that the commit made before, and that it is not new."""
-    now = clock.now()
+    now = clock.now() if commit.created_at is None else commit.created_at
     head = None if commit.snapshot or commit.releases else _head_from_memory(db, commit, now)
     is_written = head is not None
     if head is None:
@@ -75,7 +87,7 @@ def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase |
         if commit.patch is None:
             assert before is not None
             return before.info.version, True
-        head = _next_head(before, commit, now, _lease_after(db, commit, before, now))
+        head = _next_head(before, commit, now, _lease_after(db, commit, before, clock.now()))
     assert commit.patch is not None
     change = Change(head.info.version, commit.commit_id, commit.run_id, now, commit.patch)
     db.put("insert_patch", rows.change_row(head.info, change))
