@@ -56,7 +56,8 @@ LAYERS = [
     "holdfast.metering",
     "holdfast.printing",
     "holdfast.library",
-    # a session in use
+    # a session in use, and what is done with it by hand
+    "holdfast.refused",
     "holdfast.session",
     "holdfast.conflicts",
     "holdfast.standing",
