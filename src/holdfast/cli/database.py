@@ -164,7 +164,7 @@ class Database:
 
 
 @contextmanager
-def opened(db: str | None, table: str | None = None, user_id: str | None = None) -> Iterator[Database]:
+def opened(db: str | None = None, table: str | None = None, user_id: str | None = None) -> Iterator[Database]:
     """Open an existing database and close it at the end.
 
     Raises:
