@@ -27,6 +27,7 @@ LAYERS = [
     "holdfast.cli.parameters",
     "holdfast.cli.sessions",
     "holdfast.cli.applying",
+    "holdfast.cli.copying",
     "holdfast.cli.runs",
     "holdfast.cli.doctor",
     "holdfast.cli.transfer",
@@ -60,6 +61,7 @@ LAYERS = [
     "holdfast.library",
     # a session in use, and what is done with it by hand
     "holdfast.refused",
+    "holdfast.copying",
     "holdfast.session",
     "holdfast.conflicts",
     "holdfast.standing",

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from holdfast.cli import applying, changes, transfer
+from holdfast.cli import applying, changes, copying, transfer
 from holdfast.cli.asking import confirm
 from holdfast.cli.database import Located, narrowing_options, opened, writable, writing_options
 from holdfast.cli.output import (
@@ -293,3 +293,4 @@ def import_session(
 
 
 command.add_command(applying.apply)
+command.add_command(copying.copy)
