@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from holdfast import clock
 from holdfast.declared import Types
+from holdfast.difference import diff
 from holdfast.edits import Document, Members, Whole, edits_of, extend, operations_of
 from holdfast.merging import Settle, merge
 from holdfast.operations import Operation, decode_patch, encode_patch
@@ -127,6 +128,44 @@ class Standing:
             if name in after and name not in merged.contested:
                 after.settle(name, data)
         return encoded, Standing(view, after, merged.others, merged.later)
+
+
+def with_seeds(operations: Iterable[Operation], seeds: Mapping[str, bytes]) -> list[Operation]:
+    """The same operations, each new value made of its seed, so that the patch tells of it.
+
+    That a container was made empty need not be told: it is what everybody assumes.
+
+    >>> with_seeds([Operation("add", ("n",), b"[1,2]")], {"n": b"[1]"})
+    [Operation(op='add', path=('n',), value=b'[1]'), Operation(op='add', path=('n', '-'), value=b'2')]
+    """
+    spelled: list[Operation] = []
+    for operation in operations:
+        name, value = operation.path[0], operation.value
+        seed = seeds.get(name)
+        is_new = operation.op == "add" and len(operation.path) == 1
+        if value is None or seed is None or not is_new or (seed in (b"[]", b"{}") and seed[:1] == value[:1]):
+            spelled.append(operation)
+            continue
+        spelled.append(Operation("add", (name,), seed))
+        spelled += diff({name: seed}, {name: value}) or [Operation("replace", (name,), value)]
+    return spelled
+
+
+def seeds_in(operations: Iterable[Operation]) -> dict[str, bytes]:
+    """Of new names: the value that they began with, where operations change it further.
+
+    >>> seeds_in([Operation("add", ("n",), b"[1]"), Operation("add", ("n", "-"), b"2"), Operation("add", ("m",), b"0")])
+    {'n': b'[1]'}
+    """
+    first: dict[str, bytes] = {}
+    seeds: dict[str, bytes] = {}
+    for operation in operations:
+        name = operation.path[0]
+        if operation.op == "add" and len(operation.path) == 1:
+            first[name] = operation.value or b""
+        elif name in first:
+            seeds[name] = first[name]
+    return seeds
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from holdfast import clock
 from holdfast.errors import InvalidInput, StorageClosed
-from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, StoredSession
+from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, Snapshot, StoredSession
 from holdfast.storage.base import BEAT_EVERY, KeepHistory, Rebase, valid_limit
 from holdfast.storage.history import valid_keep_history
 from holdfast.storage.queries import Statements, valid_table_name
@@ -121,7 +121,7 @@ class SqlWorkflowStorage:
         beats = self._opened().beats
         process_id = commit.run.process_id if commit.run else ""
         now = clock.now()
-        beat = not 0 <= now - beats.get(process_id, -BEAT_EVERY) < BEAT_EVERY
+        beat = commit.created_at is None and not 0 <= now - beats.get(process_id, -BEAT_EVERY) < BEAT_EVERY
         version = self._write(
             lambda db: writing.commit(db, commit, self._keep, beat=beat, rebase=rebase), is_repeatable=True
         )
@@ -129,6 +129,12 @@ class SqlWorkflowStorage:
             beats[process_id] = now
         # Without an outcome (see Engine.write) the version is the one that it will make, if it can be made.
         return commit.base + (commit.patch is not None) if version is None else version
+
+    def begin_session(self, info: SessionInfo, snapshot: Snapshot) -> None:
+        """See `Storage.begin_session`."""
+        from holdfast.storage import writing
+
+        self._write(lambda db: writing.begin_session(db, info, snapshot))
 
     def claim_lease(self, claim: Claim) -> int:
         """See `Storage.claim_lease`."""
