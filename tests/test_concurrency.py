@@ -579,12 +579,12 @@ def queueing(storage: Storage, **options: Any) -> Queueing:
 
 def test_queued_runs_are_made_one_at_a_time_in_the_order_in_which_they_came(storage: Storage) -> None:
     names = [f"r{number}" for number in range(5)]
-    threads = []
-    for name in names:
-        thread = threading.Thread(target=lambda name=name: list(queueing(storage).run(name, 0.1)))
+    runs = [queueing(storage).run(name, 0.02, stream_events=True) for name in names]
+    events = [next(run).event for run in runs]
+    assert events == [RunEvent.workflow_started] + [RunEvent.run_paused] * 4
+    threads = [threading.Thread(target=list, args=(run,)) for run in reversed(runs)]
+    for thread in threads:
         thread.start()
-        threads.append(thread)
-        time.sleep(0.03)
     for thread in threads:
         thread.join()
     assert stored(storage)["log"] == [f"{name} {what}" for name in names for what in ("begins", "ends")]

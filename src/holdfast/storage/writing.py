@@ -1,6 +1,8 @@
-"""What the SQL storage writes, each function inside one transaction that no other writer overlaps.
+"""What the SQL storage writes, each function inside one transaction.
 
 Rules that must stay true:
+- a transaction holds the head of the session before it writes anything else of it: by changing it, by reading it
+  to change it, or by making it; so writers of one session never overlap, also where those of others do;
 - a patch is stored only on top of the version that it was made against; a repeated commit id is recognised;
 - a value is deleted when no kept listing refers to it, and not before;
 - every write of a head, a change, a snapshot or a run renews its checksum.
@@ -43,7 +45,7 @@ def check_run_belongs(commit: Commit) -> None:
 def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool, rebase: Rebase | None = None) -> int:
     """See `Storage.commit`; `beat` says whether the heartbeat of the run's process is due."""
     if commit.patch is None:
-        head = reading.find_head(db, commit.owner, commit.session_id)
+        head = reading.find_head(db, commit.owner, commit.session_id, to_change=True)
         if commit.base and (head is None or head.info.incarnation != commit.incarnation):
             raise SessionDeleted(session_id=commit.session_id)
         version = head.info.version if head else 0
@@ -62,11 +64,9 @@ def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase |
     """Make the next version, and say which that is; or the one that the commit made before, and that it is not new."""
     now = clock.now()
     head = None if commit.snapshot or commit.releases else _head_from_memory(db, commit, now)
-    is_written = head is not None
+    is_remembered = is_written = head is not None
     if head is None:
-        before = reading.find_head_or_place(db, commit.owner, commit.session_id)
-        if before is None and commit.base:
-            raise SessionDeleted(session_id=commit.session_id)
+        before = _head_before(db, commit, now)
         if before is not None and not _is_on_top(commit, before):
             applied = _applied_version(db, commit, before.info)
             if applied is not None:
@@ -75,7 +75,8 @@ def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase |
         if commit.patch is None:
             assert before is not None
             return before.info.version, True
-        head = _next_head(before, commit, now, _lease_after(db, commit, before, now))
+        head = _next_head(before, commit, now, _lease_after(db, commit, before))
+        is_written = before is None and commit.snapshot is None
     assert commit.patch is not None
     change = Change(head.info.version, commit.commit_id, commit.run_id, now, commit.patch)
     db.put("insert_patch", rows.change_row(head.info, change))
@@ -83,15 +84,25 @@ def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase |
         head = _store_snapshot(db, head, commit.snapshot)
         _thin(db, head)
         head, _ = _forget(db, head, keep)
+    row = head.row() if not is_remembered else ()
     if not is_written:
-        _put_head(db, head)
+        db.put("put_head", row)
+    if not is_remembered:
+        db.remembered.heads.put((commit.owner, commit.session_id), (head, row))
     return head.info.version, True
 
 
-def _put_head(db: Statements, head: rows.Head) -> None:
-    row = head.row()
-    db.put("put_head", row)
-    db.remembered.heads.put((head.info.owner, head.info.session_id), (head, row))
+def _head_before(db: Statements, commit: Commit, now: float) -> rows.Head | None:
+    """The head that the commit is to advance, which nobody else can change now; None when it has just been made."""
+    while True:
+        before = reading.find_head_or_place(db, commit.owner, commit.session_id, to_change=True)
+        if before is not None:
+            return before
+        if commit.base:
+            raise SessionDeleted(session_id=commit.session_id)
+        if db.put("insert_head", _next_head(None, commit, now, "").row()):
+            return None
+        # Somebody else made the session in between: look again.
 
 
 def _head_from_memory(db: Statements, commit: Commit, now: float) -> rows.Head | None:
@@ -177,7 +188,7 @@ def _rebased(db: Statements, commit: Commit, before: rows.Head, rebase: Rebase |
 # -- leases -----------------------------------------------------------------------------------------------------
 
 
-def _lease_after(db: Statements, commit: Commit, before: rows.Head | None, now: float) -> str:
+def _lease_after(db: Statements, commit: Commit, before: rows.Head | None) -> str:
     """What the head says of a lease after a commit.
 
     Raises:
@@ -190,7 +201,7 @@ def _lease_after(db: Statements, commit: Commit, before: rows.Head | None, now: 
     queue = reading.queue(db, commit.owner, commit.session_id)
     if commit.lease_id:
         leasing.require_first(queue, commit.lease_id, commit.session_id)
-    elif leasing.is_live(queue, lease, now):
+    elif leasing.is_live(queue, lease, db.now()):
         raise SessionBusy(session_id=commit.session_id, holder="a transaction", seconds=0)
     if commit.releases or not commit.lease_id:
         key = {"owner": commit.owner, "session_id": commit.session_id}
@@ -201,41 +212,60 @@ def _lease_after(db: Statements, commit: Commit, before: rows.Head | None, now: 
 
 def claim_lease(db: Statements, claim: Claim) -> int:
     """See `Storage.claim_lease`."""
-    queue = reading.queue(db, claim.owner, claim.session_id)
-    after, ahead = leasing.claimed(queue, claim, clock.now())
-    for queued in queue:
-        if leasing.place_of(after, queued.lease_id) is None:
-            db.change("delete_lease", owner=claim.owner, session_id=claim.session_id, lease_id=queued.lease_id)
-    for queued in after:
-        if queued not in queue:
-            db.put("put_lease", rows.lease_row(claim.owner, claim.session_id, queued))
+    while True:
+        queue = reading.queue(db, claim.owner, claim.session_id)
+        now = db.now()
+        after, ahead = leasing.claimed(queue, claim, now)
+        if _store_queue(db, claim, queue, after, now):
+            break
+        # Somebody else was faster: look again.
     if not ahead:
         _mark_head(db, claim.owner, claim.session_id, claim.lease_id if claim.is_exclusive else "")
     return ahead
 
 
+def _store_queue(db: Statements, claim: Claim, queue: leasing.Queue, after: leasing.Queue, now: float) -> bool:
+    """Store what a claim made of a queue; False if the queue was not that any more."""
+    key = {"owner": claim.owner, "session_id": claim.session_id}
+    for queued in queue:
+        is_gone = leasing.place_of(after, queued.lease_id) is None
+        if is_gone and not db.change("delete_expired_lease", **key, lease_id=queued.lease_id, now=now):
+            return False
+    place = leasing.place_of(after, claim.lease_id)
+    if place is None:  # it does not wait
+        return True
+    row = rows.lease_row(claim.owner, claim.session_id, after[place])
+    if leasing.place_of(queue, claim.lease_id) is None:
+        return bool(db.put("insert_lease", row))
+    _, _, _, lease_id, is_exclusive, expires_at, checksum = row
+    renewed = {"is_exclusive": is_exclusive, "expires_at": expires_at, "checksum": checksum}
+    return bool(db.change("renew_lease", **key, lease_id=lease_id, **renewed))
+
+
 def release_lease(db: Statements, owner: str, session_id: str, lease_id: str) -> None:
     """See `Storage.release_lease`."""
+    head = reading.find_head_or_place(db, owner, session_id, to_change=True)
     db.change("delete_lease", owner=owner, session_id=session_id, lease_id=lease_id)
-    head = reading.find_head_or_place(db, owner, session_id)
     if head is not None and head.lease == lease_id:
         _mark_head(db, owner, session_id, "")
 
 
 def _mark_head(db: Statements, owner: str, session_id: str, lease: str) -> None:
     """Say in the head who holds the session exclusively; every commit has to pass there."""
-    head = reading.find_head_or_place(db, owner, session_id)
-    if head is None:
-        if not lease:
-            return
+    while (head := reading.find_head_or_place(db, owner, session_id, to_change=True)) is None:
         now = clock.now()
-        head = rows.Head(SessionInfo(owner, session_id, "", 0, 0, "", now, now))
+        place = rows.Head(SessionInfo(owner, session_id, "", 0, 0, "", now, now), lease=lease)
+        if not lease or db.put("insert_head", place.row()):
+            return
     if head.lease == lease:
         return
     if not lease and not head.info.version:
         db.change("delete_head", owner=owner, session_id=session_id)
-    else:
-        _put_head(db, replace(head, lease=lease))
+        return
+    marked = replace(head, lease=lease)
+    row = marked.row()
+    db.put("put_head", row)
+    db.remembered.heads.put((owner, session_id), (marked, row))
 
 
 def _store_snapshot(db: Statements, head: rows.Head, snapshot: Snapshot) -> rows.Head:
@@ -269,7 +299,7 @@ def _delete_unreferred(db: Statements, info: SessionInfo, after: int, kept: int)
     stored = db.all("value_keys", **key, after=after, before=kept)
     if stored:
         listing = reading.listing_at(db, info, kept)
-        referred = {(entry.version, entry.name) for entry in listing.values()}
+        referred = {rows.value_key(entry) for entry in listing.values()}
         db.put_each("delete_value", [(info.owner, info.session_id, *row) for row in stored if row not in referred])
 
 
@@ -298,7 +328,7 @@ def _forget(db: Statements, head: rows.Head, keep: KeepHistory) -> tuple[rows.He
 
 def prune_session(db: Statements, owner: str, session_id: str, keep: KeepHistory) -> int:
     """See `Storage.prune_session`."""
-    head, forgotten = _forget(db, reading.existing_head(db, owner, session_id), keep)
+    head, forgotten = _forget(db, reading.existing_head(db, owner, session_id, to_change=True), keep)
     if forgotten:
         db.put("put_head", head.row())
     return forgotten
@@ -306,13 +336,13 @@ def prune_session(db: Statements, owner: str, session_id: str, keep: KeepHistory
 
 def rename_session(db: Statements, owner: str, session_id: str, new_id: str) -> None:
     """See `Storage.rename_session`."""
-    head = reading.existing_head(db, owner, session_id)
-    if reading.find_head(db, owner, new_id) or _runs(db, owner, new_id):
+    head = reading.existing_head(db, owner, session_id, to_change=True)
+    new = replace(head, info=replace(head.info, session_id=new_id), lease="")
+    if reading.find_head(db, owner, new_id) or _runs(db, owner, new_id) or not db.put("insert_head", new.row()):
         raise SessionExists(session_id=new_id, where=db.where)
     key = {"owner": owner, "session_id": session_id}
     runs = [rows.read_run(row, db.where) for row in _runs(db, owner, session_id)]
     db.change("delete_head", **key)
-    db.put("put_head", replace(head, info=replace(head.info, session_id=new_id), lease="").row())
     for query in ("move_patches", "move_snapshots", "move_values"):
         db.change(query, **key, new_id=new_id)
     db.change("delete_runs", **key)
@@ -323,17 +353,24 @@ def delete_session(db: Statements, owner: str, session_id: str) -> None:
     """See `Storage.delete_session`. Runs of a session that never got a version count as the session, and what is
     left of a damaged one is deleted too."""
     key = {"owner": owner, "session_id": session_id}
-    deleted = db.change("delete_head", **key) + db.change("delete_runs", **key)
+    deleted = db.change("delete_head", **key)
+    placeholder = rows.Head(SessionInfo(owner, session_id, "", 0, 0, "", 0.0, 0.0)).row()
+    while not deleted and not db.put("insert_head", placeholder):  # somebody made the session in between
+        deleted = db.change("delete_head", **key)
+    is_headless = not deleted
+    deleted += db.change("delete_runs", **key)
     deleted += db.change("delete_patches", **key, upto=NO_LIMIT)
     deleted += db.change("delete_snapshots", **key, since=0, upto=NO_LIMIT)
     deleted += db.change("delete_values", **key)
+    if is_headless:
+        db.change("delete_head", **key)
     if not deleted:
         raise SessionNotFound(session_id=session_id, where=db.where)
 
 
 def put_beat(db: Statements, process_id: str) -> None:
     """Record that a process lives, and forget processes that died long ago."""
-    now = clock.now()
+    now = db.now()
     db.put("put_beat", rows.beat_row(process_id, now))
     db.change("delete_beats_before", time=now - _FORGET_PROCESS_AFTER)
 
