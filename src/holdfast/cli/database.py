@@ -2,7 +2,7 @@
 
 Rules that must stay true:
 - a database is opened for reading only if it exists; only `run`, `quickstart` and `sessions import` make one;
-- the database is named on stderr, so that nobody reads one and believes it to be another.
+- the database is named on stderr, so that nobody reads one and believes it to be another; a password never is.
 """
 
 from __future__ import annotations
@@ -87,6 +87,24 @@ def database_path(name: str) -> Path | None:
     return Path(rest) if scheme == "sqlite" and rest else None
 
 
+def shown(name: str) -> str:
+    """The name of a database as it may be displayed.
+
+    >>> shown("notes.db"), shown("postgresql://ann:secret@db.example.org/notes")
+    ('notes.db', 'postgresql://ann@db.example.org/notes')
+    """
+    if not is_on_server(name):
+        return name
+    from holdfast.storage import postgres
+
+    return postgres.shown(postgres.valid_url(name))
+
+
+def is_on_server(name: str) -> bool:
+    """Whether a name is the URL of a database on a server."""
+    return name.startswith(("postgresql://", "postgres://"))
+
+
 def existing(db: str | None) -> str:
     """The name of the database to use, which exists; it is said on stderr.
 
@@ -97,7 +115,7 @@ def existing(db: str | None) -> str:
     path = database_path(name)
     if name == "sqlite://" or (path is not None and not path.exists()):
         raise DatabaseNotFound(where=path or name)
-    note(f"database: {name}")
+    note(f"database: {shown(name)}")
     return name
 
 
@@ -177,20 +195,20 @@ def opened(db: str | None, table: str | None = None, user_id: str | None = None)
     name = existing(db)
     tables = table_names(name, lock_timeout=LOCK_TIMEOUT)
     if table is not None and table not in tables:
-        raise InvalidInput(f"{name} has no table {table!r}. It has: {', '.join(tables) or 'none'}.")
+        raise InvalidInput(f"{shown(name)} has no table {table!r}. It has: {', '.join(tables) or 'none'}.")
     with ExitStack() as stack:
         storages = []
         for each in tables if table is None else [table]:
             storage = storage_at(name, each)
             stack.callback(storage.close)
             storages.append(storage)
-        yield Database(name, storages, user_id)
+        yield Database(shown(name), storages, user_id)
 
 
 @contextmanager
 def writable(db: str | None, table: str | None) -> Iterator[SqlWorkflowStorage]:
     """A storage in a database that is made if it is missing; closed at the end."""
     name = named(db)
-    note(f"database: {name}")
+    note(f"database: {shown(name)}")
     with closing(storage_at(name, table)) as storage:
         yield storage
