@@ -160,6 +160,7 @@ class Places:
 @contextmanager
 def _schema(url: str, name: str) -> Iterator[tuple[str, str]]:
     import psycopg
+
     from postgres import with_options
 
     with closing(psycopg.connect(url, autocommit=True)) as connection:
@@ -297,11 +298,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Many processes commit at the same time.")
     parser.add_argument("--quick", action="store_true", help="fewer settings, in two minutes")
     parser.add_argument("--no-peers", action="store_true", help="only Holdfast and the floor")
+    parser.add_argument("--processes", metavar="N", type=int, nargs="+", help="how many, instead of 1 2 4 8 16")
+    parser.add_argument("--rounds", metavar="N", type=int, help="of each setting")
     parser.add_argument("--write", action="store_true", help="write the page docs/benchmarks/contention.md too")
     parser.add_argument("--postgres", metavar="URL", help="a server to use instead of one that is started")
     parser.add_argument("--folder", metavar="PATH", help="where the SQLite databases go: on the disk to be measured")
     arguments = parser.parse_args()
     extent = QUICK if arguments.quick else FULL
+    extent = extent._replace(
+        processes=tuple(arguments.processes or extent.processes), rounds=arguments.rounds or extent.rounds
+    )
     contestants = [one for one in CONTESTANTS if not (arguments.no_peers and one.environment)]
     began = time.monotonic()
     with ExitStack() as stack:
