@@ -48,6 +48,7 @@ check: lint test quickstart
 
 bench: $(VENV)/development.stamp
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/contention.py --quick --no-peers
 
 bench-contention: $(VENV)/development.stamp
 	$(BIN)/python benchmarks/contention.py --write
