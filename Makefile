@@ -2,6 +2,7 @@
 # make test         all tests, with coverage of lines and branches
 # make check        what CI runs: style, types, tests, quickstart
 # make bench        the figures in benchmarks/
+# make bench-contention   many processes at the same time, beside the peers, which are installed first; 15 minutes
 # make soak         the long randomised runs
 # make clean        remove what these targets made
 #
@@ -16,7 +17,7 @@ QUICKSTART_DB := build/quickstart.db
 # The tools that build the package are pinned too: pip before 25.3 reads the first name for that, later ones the second.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: quickstart test check lint bench soak clean
+.PHONY: quickstart test check lint bench bench-contention soak clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Holdfast needs Python 3.11 or newer; say which one with: make PYTHON=python3.11 ...")'
@@ -47,6 +48,10 @@ check: lint test quickstart
 
 bench: $(VENV)/development.stamp
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/contention.py --quick --no-peers
+
+bench-contention: $(VENV)/development.stamp
+	$(BIN)/python benchmarks/contention.py --write
 
 soak: $(VENV)/development.stamp
 	$(BIN)/python -m pytest -m soak
