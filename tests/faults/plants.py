@@ -1,0 +1,87 @@
+"""The bugs that are planted: each puts one wrong step in the place of a right one, while it is in force.
+
+Rules that must stay true:
+- a bug is one that a careful reader could have written: it breaks one rule and leaves all else as it is;
+- nothing of the product asks whether a bug is planted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+from unittest import mock
+
+from holdfast import clock
+from holdfast.errors import StateConflict
+from holdfast.records import Change, Commit, SessionInfo
+from holdfast.storage import rows, writing
+from holdfast.storage.queries import Statements
+from holdfast.storage.sql import SqlWorkflowStorage
+from holdfast.storage.writer import Writer
+
+EARLY = "acknowledged before the commit"
+BLIND = "written without looking at the version"
+TAKEN = "a conflict taken for an earlier success"
+UNRECOGNISED = "commit ids not recognised"
+UNVERIFIED = "checksums not verified"
+UNTIDY = "an interrupt leaves its transaction open"
+
+
+@contextmanager
+def early() -> Iterator[None]:
+    """Each commit is acknowledged at once and made by the next call."""
+    commit, load = SqlWorkflowStorage.commit, SqlWorkflowStorage.load
+    waiting: list[Commit] = []
+
+    def load_late(storage: SqlWorkflowStorage, *names: str, **options: Any) -> Any:
+        while waiting:
+            with suppress(StateConflict):
+                commit(storage, waiting.pop())
+        return load(storage, *names, **options)
+
+    def commit_late(storage: SqlWorkflowStorage, new: Commit) -> int:
+        stored = load_late(storage, new.owner, new.session_id)
+        if stored is not None and stored.info.version != new.base:
+            return commit(storage, new)
+        waiting.append(new)
+        return new.base + 1
+
+    with mock.patch.multiple(SqlWorkflowStorage, commit=commit_late, load=load_late):
+        yield
+
+
+def overwrite(db: Statements, commit: Commit, info: SessionInfo) -> int:
+    """Put a change in the place of the one that came between."""
+    key = {"owner": commit.owner, "session_id": commit.session_id}
+    change = Change(info.version, commit.commit_id, commit.run_id, clock.now(), commit.patch or b"")
+    kept = [row for row in db.all("find_patches", **key, after=0, upto=info.version, limit=10**9)][:-1]
+    db.change("delete_patches", **key, upto=info.version)
+    for version, commit_id, run_id, created_at, checksum, patch in kept:
+        db.put("insert_patch", (*key.values(), version, commit_id, run_id, created_at, checksum, patch))
+    db.put("insert_patch", rows.change_row(info, change))
+    return info.version
+
+
+def _replaced(target: Any, name: str, other: Callable[..., Any]) -> Callable[[], Any]:
+    return lambda: mock.patch.object(target, name, other)
+
+
+def unrecognised(db: Statements, commit: Commit, info: SessionInfo) -> int:
+    """A commit on another version is a conflict, even if it made that version itself."""
+    raise StateConflict(session_id=commit.session_id, base=commit.base, current=info.version, run_id=commit.run_id)
+
+
+_PLANTS: dict[str, Callable[[], Any]] = {
+    EARLY: early,
+    BLIND: _replaced(writing, "_applied_version", overwrite),
+    TAKEN: _replaced(writing, "_applied_version", lambda db, commit, info: commit.base + 1),
+    UNRECOGNISED: _replaced(writing, "_applied_version", unrecognised),
+    UNVERIFIED: _replaced(rows, "_verify", lambda *_: None),
+    UNTIDY: _replaced(Writer, "_tidy", Writer._leave),
+}
+
+
+def planted(plant: str | None) -> Any:
+    """The bug of this name for as long as the context lasts; None is no bug."""
+    return nullcontext() if plant is None else _PLANTS[plant]()

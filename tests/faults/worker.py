@@ -1,0 +1,281 @@
+"""A writer: a process that appends tokens to sessions for as long as it lives, and notes what it is told.
+
+It can do so in three ways: with commits made by hand against the storage interface, which repeat what a careful
+client does; with runs of a workflow; and with transactions of a workflow. The nursery (`nursery.py`) makes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from faults.history import Event, Log, chain
+from faults.places import LOG, tokens_of
+from faults.plants import planted
+from holdfast import clock, errors
+from holdfast.records import Commit, Known, Snapshot, StoredSession, StoredValue
+from holdfast.storage.sql import SqlWorkflowStorage
+from holdfast.workflow import Workflow
+
+SNAPSHOT_EVERY = 50
+"""Versions between two snapshots of a session."""
+
+has_transactions = hasattr(Workflow, "transaction")
+
+
+class Orders(msgspec.Struct):
+    """What a writer is to do."""
+
+    url: str
+    table: str
+    notes: str
+    """Path of the file for its notes."""
+    name: str
+    """Unlike that of any other writer: its tokens begin with it."""
+    seed: int
+    sessions: list[str]
+    mode: str = "storage"
+    """"storage", "append" or "transaction"; or another that `MODES` knows."""
+    plant: str | None = None
+    repeats: float = 0.0
+    """How often a commit is repeated as if its acknowledgement had been lost."""
+    pauses: float = 0.0
+    """How often it waits for some 0.2 s between reading and writing."""
+    padding: int = 0
+    """Up to so many bytes beside each token."""
+    count: int | None = None
+    """After so many tokens it ends; None is never."""
+
+
+class Writer:
+    """One writer at work."""
+
+    def __init__(self, orders: Orders) -> None:
+        self.orders = orders
+        self.dice = random.Random(orders.seed)
+        self.storage = SqlWorkflowStorage(db_url=orders.url, table_name=orders.table)
+        self.log = Log(Path(orders.notes))
+        self.made = 0
+
+    def note(self, kind: str, session: str, token: str = "", **facts: Any) -> None:
+        """Note something that happened just now."""
+        self.log.note(Event(kind, facts.pop("at", time.monotonic()), session, token, **facts))
+
+    def tokens(self) -> Iterator[tuple[str, str]]:
+        """A session and a new token for it, again and again, while the process that started the writers lives."""
+        parent = os.getppid()
+        while os.getppid() == parent and self.made != self.orders.count:
+            self.made += 1
+            yield self.dice.choice(self.orders.sessions), f"{self.orders.name}-{self.made}"
+
+    def read(self, session: str, tokens: Reading, began: float, version: int | None = None) -> None:
+        """Note what was read."""
+        self.note("read", session, at=began, version=version, length=tokens.length, chain=tokens.chain)
+
+    def pause(self) -> None:
+        """Wait now and then, as a process does that is put to sleep."""
+        if self.dice.random() < self.orders.pauses:
+            time.sleep(0.2 + self.dice.random() * 0.1)
+
+    def run(self) -> None:
+        """Work until the end."""
+        MODES[self.orders.mode](self)
+        self.storage.close()
+
+
+class Reading:
+    """What is known of a list of tokens that only grows; what was read once is not read again."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.chain = 0
+
+    def add(self, tokens: Any) -> None:
+        """Take more tokens into account."""
+        self.length += len(tokens)
+        self.chain = chain(tokens, self.chain)
+
+
+class ByHand:
+    """A session as seen by a client of the storage interface."""
+
+    def __init__(self, writer: Writer, session: str) -> None:
+        self.writer = writer
+        self.session = session
+        self.start_over()
+
+    def start_over(self) -> None:
+        self.known: Known | None = None
+        self.tokens: list[str] = []
+        self.reading = Reading()
+
+    def load(self) -> None:
+        """Learn what is stored, mostly only what is new."""
+        if self.writer.dice.random() < 0.05:
+            self.start_over()
+        began = time.monotonic()
+        stored = self.writer.storage.load("", self.session, known=self.known)
+        if stored is None:
+            return
+        new = self.new_tokens(stored)
+        self.tokens += new
+        self.reading.add(new)
+        self.known = Known(stored.info.incarnation, stored.info.version)
+        self.writer.read(self.session, self.reading, began, stored.info.version)
+
+    def new_tokens(self, stored: StoredSession) -> list[str]:
+        new: list[str] = []
+        if stored.values is not None:
+            self.start_over()
+            new += self.whole(stored)
+        for change in stored.changes:
+            new += tokens_of(change.patch)
+        return new
+
+    def whole(self, stored: StoredSession) -> list[str]:
+        for value in stored.values or ():
+            if value.name == LOG:
+                data = value.data
+                if data is None:
+                    at = {"incarnation": stored.info.incarnation, "at": stored.info.snapshot_version}
+                    data = self.writer.storage.read_values("", self.session, [LOG], **at)[LOG]  # type: ignore[arg-type]
+                return list(json.loads(data))
+        return []
+
+    def commit_of(self, token: str) -> Commit:
+        """The commit that appends a token to what is known."""
+        base = self.known.version if self.known else 0
+        dice, padding = self.writer.dice, self.writer.orders.padding
+        operations = [{"op": "add", "path": f"/{LOG}/-", "value": token} if base else self.first(token)]
+        if padding:
+            operations.append({"op": "add", "path": "/padding", "value": "x" * dice.randrange(padding)})
+        values = {LOG: [*self.tokens, token], **{op["path"][1:]: op["value"] for op in operations[1:]}}
+        encoded = [(name, json.dumps(value, separators=(",", ":")).encode()) for name, value in values.items()]
+        snapshot = Snapshot(tuple(values), tuple(StoredValue(name, len(data), data) for name, data in encoded))
+        return Commit(
+            owner="",
+            session_id=self.session,
+            commit_id=clock.new_id(),
+            base=base,
+            incarnation=self.known.incarnation if self.known else clock.new_id(),
+            workflow="Faults",
+            patch=json.dumps(operations, separators=(",", ":")).encode(),
+            snapshot=snapshot if base % SNAPSHOT_EVERY == SNAPSHOT_EVERY - 1 else None,
+        )
+
+    @staticmethod
+    def first(token: str) -> dict[str, Any]:
+        return {"op": "add", "path": f"/{LOG}", "value": [token]}
+
+    def append(self, token: str) -> None:
+        """Append a token, as often as others are faster: a conflict is certain, an unknown outcome is repeated."""
+        writer = self.writer
+        writer.note("send", self.session, token)
+        while True:
+            self.load()
+            writer.pause()
+            commit = self.commit_of(token)
+            try:
+                version = self.outcome(commit)
+                if writer.dice.random() < writer.orders.repeats:
+                    version = self.outcome(commit)
+            except (errors.StateConflict, errors.StorageBusy):
+                continue
+            writer.note("ok", self.session, token, version=version)
+            return
+
+    def outcome(self, commit: Commit) -> int:
+        """What becomes of a commit, asked until it is known."""
+        while True:
+            try:
+                return self.writer.storage.commit(commit)
+            except errors.OutcomeUnknown:
+                time.sleep(0.01)
+
+
+def by_hand(writer: Writer) -> None:
+    """Append with commits made by hand."""
+    sessions = {session: ByHand(writer, session) for session in writer.orders.sessions}
+    for session, token in writer.tokens():
+        sessions[session].append(token)
+
+
+class Appending(Workflow):
+    """Appends what it is given."""
+
+    def run(self, token: str, look: Callable[[list[str]], None]) -> None:
+        tokens = self.session_state.setdefault(LOG, [])
+        look(tokens)
+        tokens.append(token)
+
+
+def with_runs(writer: Writer) -> None:
+    """Append with runs of a workflow."""
+    workflows = {
+        session: Appending(session_id=session, storage=writer.storage) for session in writer.orders.sessions
+    }
+    for session, token in writer.tokens():
+        began = time.monotonic()
+
+        def look(tokens: list[str], session: str = session, began: float = began) -> None:
+            reading = Reading()
+            reading.add(tokens)
+            writer.read(session, reading, began)
+            writer.pause()
+
+        writer.note("send", session, token)
+        try:
+            workflows[session].run(token, look)
+        except errors.StateConflict:
+            writer.note("refused", session, token)
+        except (errors.OutcomeUnknown, errors.StorageBusy):
+            continue  # the object finds out before its next run
+        else:
+            writer.note("ok", session, token)
+
+
+def with_transactions(writer: Writer) -> None:
+    """Append with transactions of a workflow."""
+    workflows: dict[str, Any] = {
+        session: Appending(session_id=session, storage=writer.storage) for session in writer.orders.sessions
+    }
+    for session, token in writer.tokens():
+        began = time.monotonic()
+        writer.note("send", session, token)
+        try:
+            with workflows[session].transaction() as state:
+                reading = Reading()
+                reading.add(state.get(LOG, ()))
+                writer.read(session, reading, began)
+                writer.pause()
+                state.setdefault(LOG, []).append(token)
+        except errors.StateConflict:
+            writer.note("refused", session, token)
+        except (errors.OutcomeUnknown, errors.StorageBusy):
+            continue
+        else:
+            writer.note("ok", session, token)
+
+
+MODES: dict[str, Callable[[Writer], None]] = {
+    "storage": by_hand,
+    "append": with_runs,
+    "transaction": with_transactions,
+}
+
+
+def work(orders: Orders) -> None:
+    """Do what is ordered; what goes wrong is noted."""
+    try:
+        with planted(orders.plant):
+            Writer(orders).run()
+    except Exception as error:
+        Log(Path(orders.notes)).note(Event("trouble", time.monotonic(), "", f"{type(error).__name__}: {error}"))
+        raise
