@@ -115,7 +115,7 @@ def _contradictions(events: Sequence[Event], final: Final) -> list[str]:
             found += _wrongly_acknowledged(event, place.get(event.token))
         elif event.kind == "refused" and event.token in place:
             found.append(f"refused, but applied: {event.token}")
-    return found + _wrong_reads(events, final)
+    return found + _wrong_reads(events, final, place)
 
 
 def _wrongly_acknowledged(event: Event, version: int | None) -> list[str]:
@@ -126,14 +126,14 @@ def _wrongly_acknowledged(event: Event, version: int | None) -> list[str]:
     return []
 
 
-def _wrong_reads(events: Sequence[Event], final: Final) -> list[str]:
+def _wrong_reads(events: Sequence[Event], final: Final, place: Mapping[str, int]) -> list[str]:
     """Reads that are no prefix of the session, or lack what was acknowledged before they began."""
     counts = list(accumulate((len(tokens) for tokens in final.versions), initial=0))
     tokens = [token for tokens in final.versions for token in tokens]
     chains = list(accumulate(tokens, lambda before, token: chain([token], before), initial=0))
-    acknowledged = sorted((event.at, event.version) for event in events if event.kind == "ok" and event.version)
+    acknowledged = sorted((event.at, place.get(event.token, 0)) for event in events if event.kind == "ok")
     times = [at for at, _ in acknowledged]
-    newest = list(accumulate((version or 0 for _, version in acknowledged), max, initial=0))
+    newest = list(accumulate((version for _, version in acknowledged), max, initial=0))
     found = []
     for event in events:
         if event.kind != "read":
@@ -141,7 +141,7 @@ def _wrong_reads(events: Sequence[Event], final: Final) -> list[str]:
         is_prefix = event.length < len(chains) and chains[event.length] == event.chain
         if not is_prefix or (event.version is not None and not _ends_at(event, counts)):
             found.append(f"a read of {event.length} tokens at version {event.version} is no prefix")
-        elif event.length < counts[min(newest[bisect_left(times, event.at)], len(counts) - 1)]:
+        elif event.length < counts[newest[bisect_left(times, event.at)]]:
             found.append(f"a read of {event.length} tokens lacks what was acknowledged before")
     return found
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from faults.history import Event, Final, anomalies, events
 from holdfast.records import Change
+from holdfast.storage.base import Storage
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.stored import recent
 from holdfast.workflow import Workflow
@@ -83,7 +84,7 @@ def tokens_of(patch: bytes) -> tuple[str, ...]:
     return tuple(found)
 
 
-def final(storage: SqlWorkflowStorage, session: str) -> Final:
+def final(storage: Storage, session: str) -> Final:
     """What a session holds, read as a new process would."""
     recent.forget(storage)
     changes: tuple[Change, ...] = storage.changes("", session) if storage.load("", session) else ()

@@ -15,7 +15,7 @@ from unittest import mock
 from holdfast import clock
 from holdfast.errors import StateConflict
 from holdfast.records import Change, Commit, SessionInfo
-from holdfast.storage import rows, writing
+from holdfast.storage import memory, rows, writing
 from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.storage.writer import Writer
@@ -67,16 +67,49 @@ def _replaced(target: Any, name: str, other: Callable[..., Any]) -> Callable[[],
     return lambda: mock.patch.object(target, name, other)
 
 
-def unrecognised(db: Statements, commit: Commit, info: SessionInfo) -> int:
+@contextmanager
+def taken() -> Iterator[None]:
+    """A commit that conflicts is acknowledged."""
+    right = memory._applied_version
+
+    def in_memory(commit: Commit, session: Any) -> int | None:
+        try:
+            return right(commit, session)
+        except StateConflict:
+            return commit.base + 1
+
+    with (
+        mock.patch.object(writing, "_applied_version", lambda db, commit, info: commit.base + 1),
+        mock.patch.object(memory, "_applied_version", in_memory),
+    ):
+        yield
+
+
+@contextmanager
+def unrecognised() -> Iterator[None]:
     """A commit on another version is a conflict, even if it made that version itself."""
-    raise StateConflict(session_id=commit.session_id, base=commit.base, current=info.version, run_id=commit.run_id)
+    right = memory._applied_version
+
+    def refuse(commit: Commit, info: SessionInfo) -> int:
+        raise StateConflict(session_id=commit.session_id, base=commit.base, current=info.version, run_id=commit.run_id)
+
+    def in_memory(commit: Commit, session: Any) -> int | None:
+        if session is not None and session.info.version != commit.base:
+            refuse(commit, session.info)
+        return right(commit, session)
+
+    with (
+        mock.patch.object(writing, "_applied_version", lambda db, commit, info: refuse(commit, info)),
+        mock.patch.object(memory, "_applied_version", in_memory),
+    ):
+        yield
 
 
 _PLANTS: dict[str, Callable[[], Any]] = {
     EARLY: early,
     BLIND: _replaced(writing, "_applied_version", overwrite),
-    TAKEN: _replaced(writing, "_applied_version", lambda db, commit, info: commit.base + 1),
-    UNRECOGNISED: _replaced(writing, "_applied_version", unrecognised),
+    TAKEN: taken,
+    UNRECOGNISED: unrecognised,
     UNVERIFIED: _replaced(rows, "_verify", lambda *_: None),
     UNTIDY: _replaced(Writer, "_tidy", Writer._leave),
 }

@@ -11,6 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from faults.places import LOG, tokens_of
 from faults.plants import planted
 from holdfast import clock, errors
 from holdfast.records import Commit, Known, Snapshot, StoredSession, StoredValue
+from holdfast.storage.base import Storage
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.workflow import Workflow
 
@@ -60,13 +62,13 @@ class Writer:
     def __init__(self, orders: Orders) -> None:
         self.orders = orders
         self.dice = random.Random(orders.seed)
-        self.storage = SqlWorkflowStorage(db_url=orders.url, table_name=orders.table)
-        self.log = Log(Path(orders.notes))
+        self.storage: Storage = SqlWorkflowStorage(db_url=orders.url, table_name=orders.table)
+        self.log = Log(Path(orders.notes)).note
         self.made = 0
 
     def note(self, kind: str, session: str, token: str = "", **facts: Any) -> None:
         """Note something that happened just now."""
-        self.log.note(Event(kind, facts.pop("at", time.monotonic()), session, token, **facts))
+        self.log(Event(kind, facts.pop("at", clock.monotonic()), session, token, **facts))
 
     def tokens(self) -> Iterator[tuple[str, str]]:
         """A session and a new token for it, again and again, while the process that started the writers lives."""
@@ -82,7 +84,11 @@ class Writer:
     def pause(self) -> None:
         """Wait now and then, as a process does that is put to sleep."""
         if self.dice.random() < self.orders.pauses:
-            time.sleep(0.2 + self.dice.random() * 0.1)
+            self.wait(0.2 + self.dice.random() * 0.1)
+
+    def wait(self, seconds: float) -> None:
+        """Let time go by."""
+        time.sleep(seconds)
 
     def run(self) -> None:
         """Work until the end."""
@@ -109,6 +115,7 @@ class ByHand:
     def __init__(self, writer: Writer, session: str) -> None:
         self.writer = writer
         self.session = session
+        self.sent = ""
         self.start_over()
 
     def start_over(self) -> None:
@@ -120,7 +127,7 @@ class ByHand:
         """Learn what is stored, mostly only what is new."""
         if self.writer.dice.random() < 0.05:
             self.start_over()
-        began = time.monotonic()
+        began = clock.monotonic()
         stored = self.writer.storage.load("", self.session, known=self.known)
         if stored is None:
             return
@@ -178,6 +185,7 @@ class ByHand:
         """Append a token, as often as others are faster: a conflict is certain, an unknown outcome is repeated."""
         writer = self.writer
         writer.note("send", self.session, token)
+        self.sent = token
         while True:
             self.load()
             writer.pause()
@@ -197,7 +205,7 @@ class ByHand:
             try:
                 return self.writer.storage.commit(commit)
             except errors.OutcomeUnknown:
-                time.sleep(0.01)
+                self.writer.wait(0.01)
 
 
 def by_hand(writer: Writer) -> None:
@@ -222,7 +230,7 @@ def with_runs(writer: Writer) -> None:
         session: Appending(session_id=session, storage=writer.storage) for session in writer.orders.sessions
     }
     for session, token in writer.tokens():
-        began = time.monotonic()
+        began = clock.monotonic()
 
         def look(tokens: list[str], session: str = session, began: float = began) -> None:
             reading = Reading()
@@ -231,14 +239,23 @@ def with_runs(writer: Writer) -> None:
             writer.pause()
 
         writer.note("send", session, token)
+        settle(writer, session, token, workflows[session], partial(workflows[session].run, token, look))
+
+
+def settle(writer: Writer, session: str, token: str, workflow: Workflow, append: Callable[[], Any]) -> None:
+    """Append a token and note the outcome, asking for it until it is known."""
+    while True:
         try:
-            workflows[session].run(token, look)
+            append()
         except errors.StateConflict:
             writer.note("refused", session, token)
         except (errors.OutcomeUnknown, errors.StorageBusy):
-            continue  # the object finds out before its next run
+            writer.wait(0.01)
+            append = workflow.write_to_storage
+            continue
         else:
             writer.note("ok", session, token)
+        return
 
 
 def with_transactions(writer: Writer) -> None:
@@ -247,21 +264,18 @@ def with_transactions(writer: Writer) -> None:
         session: Appending(session_id=session, storage=writer.storage) for session in writer.orders.sessions
     }
     for session, token in writer.tokens():
-        began = time.monotonic()
-        writer.note("send", session, token)
-        try:
+
+        def append(session: str = session, token: str = token) -> None:
+            began = clock.monotonic()
             with workflows[session].transaction() as state:
                 reading = Reading()
                 reading.add(state.get(LOG, ()))
                 writer.read(session, reading, began)
                 writer.pause()
                 state.setdefault(LOG, []).append(token)
-        except errors.StateConflict:
-            writer.note("refused", session, token)
-        except (errors.OutcomeUnknown, errors.StorageBusy):
-            continue
-        else:
-            writer.note("ok", session, token)
+
+        writer.note("send", session, token)
+        settle(writer, session, token, workflows[session], append)
 
 
 MODES: dict[str, Callable[[Writer], None]] = {
@@ -277,5 +291,5 @@ def work(orders: Orders) -> None:
         with planted(orders.plant):
             Writer(orders).run()
     except Exception as error:
-        Log(Path(orders.notes)).note(Event("trouble", time.monotonic(), "", f"{type(error).__name__}: {error}"))
+        Log(Path(orders.notes)).note(Event("trouble", clock.monotonic(), "", f"{type(error).__name__}: {error}"))
         raise

@@ -14,7 +14,7 @@ from faults.plants import BLIND, TAKEN, UNRECOGNISED
 from faults.worker import has_transactions
 
 PROMISE = "no update is lost or doubled, and every read is a prefix"
-SECONDS = 5
+SECONDS = 3
 """Of one round."""
 STOPPED = 0.25
 """Seconds for which a writer is stopped."""
@@ -76,7 +76,7 @@ class ByHand(_Contention):
     """Commits against the storage interface."""
 
     name = "contention"
-    amounts = Amounts(sample=2, full=30, soak=3_000)
+    amounts = Amounts(sample=3, full=30, soak=3_000)
     plants = {BLIND: 5, TAKEN: 5, UNRECOGNISED: 5}
     mode = "storage"
 
@@ -85,7 +85,7 @@ class Runs(_Contention):
     """Runs of a workflow that append."""
 
     name = "contention-of-runs"
-    amounts = Amounts(sample=2, full=10, soak=1_000)
+    amounts = Amounts(sample=3, full=12, soak=1_000)
     plants = {BLIND: 5, TAKEN: 5}
     mode = "append"
 
@@ -94,7 +94,7 @@ class Transactions(_Contention):
     """Transactions of a workflow that append."""
 
     name = "contention-of-transactions"
-    amounts = Amounts(sample=2, full=10, soak=1_000)
+    amounts = Amounts(sample=3, full=12, soak=1_000)
     plants = {BLIND: 5, TAKEN: 5}
     mode = "transaction"
 
