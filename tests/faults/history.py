@@ -30,7 +30,8 @@ class Event(msgspec.Struct, array_like=True, gc=False):
     """One note of a writer: it sent a token, or learned what became of it, or read a session."""
 
     kind: str
-    """"send", "ok", "refused" or "read"; or "trouble", which nobody expects, with its text as the token."""
+    """"send", "ok", "refused" or "read"; "fault" for a fault that it met; or "trouble", which nobody expects, with its
+    text as the token."""
     at: float
     """Seconds on the machine's monotonic clock; of a read, when it began."""
     session: str
@@ -88,7 +89,7 @@ def events(path: Path) -> list[Event]:
 def anomalies(histories: Sequence[Sequence[Event]], finals: Mapping[str, Final]) -> list[str]:
     """Everything in which the histories of the writers and the sessions contradict each other."""
     found = [f"trouble: {event.token}" for events in histories for event in events if event.kind == "trouble"]
-    for session in sorted({event.session for events in histories for event in events} | set(finals)):
+    for session in sorted({event.session for events in histories for event in events if event.session} | set(finals)):
         final = finals.get(session, Final())
         told = [[event for event in events if event.session == session] for events in histories]
         everything = [event for events in told for event in events]

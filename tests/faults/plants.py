@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from holdfast import clock
-from holdfast.errors import StateConflict
-from holdfast.records import Change, Commit, SessionInfo
+from holdfast import clock, codec
+from holdfast.errors import StateConflict, StorageFull
+from holdfast.records import Change, Commit, RunStatus, SessionInfo
+from holdfast.running import ActiveRun, status_after
 from holdfast.storage import memory, rows, writing
 from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.storage.writer import Writer
+from holdfast.stored import StoredDocument
 
 EARLY = "acknowledged before the commit"
 BLIND = "written without looking at the version"
@@ -26,6 +29,10 @@ TAKEN = "a conflict taken for an earlier success"
 UNRECOGNISED = "commit ids not recognised"
 UNVERIFIED = "checksums not verified"
 UNTIDY = "an interrupt leaves its transaction open"
+SWALLOWED = "a full disk taken for success"
+ABANDONED = "a cancelled run is not committed"
+SORTED = "a snapshot with its names in another order"
+LISTED = "a tuple kept as a list"
 
 
 @contextmanager
@@ -105,6 +112,59 @@ def unrecognised() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def swallowed() -> Iterator[None]:
+    """A commit for which there was no room is acknowledged."""
+    right = SqlWorkflowStorage.commit
+
+    def commit(storage: SqlWorkflowStorage, commit: Commit) -> int:
+        try:
+            return right(storage, commit)
+        except StorageFull:
+            return commit.base + 1
+
+    with mock.patch.object(SqlWorkflowStorage, "commit", commit):
+        yield
+
+
+@contextmanager
+def abandoned() -> Iterator[None]:
+    """A run that is cancelled or closed is not committed."""
+    right = ActiveRun._end_saving
+
+    def end(run: ActiveRun, error: BaseException | None) -> None:
+        if status_after(error) is not RunStatus.cancelled:
+            right(run, error)
+
+    with mock.patch.object(ActiveRun, "_end_saving", end):
+        yield
+
+
+@contextmanager
+def sorted_names() -> Iterator[None]:
+    """A snapshot has its names in alphabetical order instead of their own."""
+    right = StoredDocument.snapshot
+
+    def snapshot(document: StoredDocument, encoded: Callable[[str], bytes]) -> Any:
+        made = right(document, encoded)
+        return made and replace(made, names=tuple(sorted(made.names)))
+
+    with mock.patch.object(StoredDocument, "snapshot", snapshot):
+        yield
+
+
+@contextmanager
+def listed() -> Iterator[None]:
+    """A tuple is kept as a list."""
+    right = codec.stable_encode
+
+    def encode(value: Any, *rest: Any) -> bytes:
+        return right(list(value) if type(value) is tuple else value, *rest)
+
+    with mock.patch.object(codec, "stable_encode", encode):
+        yield
+
+
 _PLANTS: dict[str, Callable[[], Any]] = {
     EARLY: early,
     BLIND: _replaced(writing, "_applied_version", overwrite),
@@ -112,6 +172,10 @@ _PLANTS: dict[str, Callable[[], Any]] = {
     UNRECOGNISED: unrecognised,
     UNVERIFIED: _replaced(rows, "_verify", lambda *_: None),
     UNTIDY: _replaced(Writer, "_tidy", Writer._leave),
+    SWALLOWED: swallowed,
+    ABANDONED: abandoned,
+    SORTED: sorted_names,
+    LISTED: listed,
 }
 
 

@@ -9,20 +9,25 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from faults.history import Event, Log, chain
+from faults.answers import dropped_answers
+from faults.history import Event, Log, chain, events
 from faults.places import LOG, tokens_of
 from faults.plants import planted
 from holdfast import clock, errors
 from holdfast.records import Commit, Known, Snapshot, StoredSession, StoredValue
+from holdfast.storage import registry
 from holdfast.storage.base import Storage
+from holdfast.storage.gate import Gate
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.workflow import Workflow
 
@@ -52,6 +57,8 @@ class Orders(msgspec.Struct):
     """How often it waits for some 0.2 s between reading and writing."""
     padding: int = 0
     """Up to so many bytes beside each token."""
+    drops: float = 0.0
+    """How often a COMMIT is made, or not made, and then fails, so that its outcome is not known."""
     count: int | None = None
     """After so many tokens it ends; None is never."""
 
@@ -249,7 +256,9 @@ def settle(writer: Writer, session: str, token: str, workflow: Workflow, append:
             append()
         except errors.StateConflict:
             writer.note("refused", session, token)
-        except (errors.OutcomeUnknown, errors.StorageBusy):
+        except errors.StorageBusy:
+            return  # perhaps before the token was appended, perhaps after
+        except errors.OutcomeUnknown:
             writer.wait(0.01)
             append = workflow.write_to_storage
             continue
@@ -278,10 +287,103 @@ def with_transactions(writer: Writer) -> None:
         settle(writer, session, token, workflows[session], append)
 
 
+def interrupted(writer: Writer) -> None:
+    """Append while interrupts come at any moment, and see after each that nothing is left half done."""
+    storage = writer.storage
+    assert isinstance(storage, SqlWorkflowStorage)
+    (session,) = writer.orders.sessions
+    clients = [ByHand(writer, session).append, interruptible_run(writer, session)]
+    clients[0](f"{writer.orders.name}-0")
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    for number, (_, token) in enumerate(writer.tokens()):
+        is_interrupted = False
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 17 * 0.0001)
+            clients[number // 10 % 2](token)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            is_interrupted = True
+        if is_interrupted:
+            writer.note("fault", session, token)
+            clients = [ByHand(writer, session).append, interruptible_run(writer, session)]
+        require_quiet(storage, session)
+
+
+def interruptible_run(writer: Writer, session: str) -> Callable[[str], None]:
+    """Appends a token with a run of a new workflow object."""
+    workflow = Appending(session_id=session, storage=writer.storage)
+
+    def append(token: str) -> None:
+        writer.note("send", session, token)
+        workflow.run(token, lambda _: None)
+        writer.note("ok", session, token)
+
+    return append
+
+
+def require_quiet(storage: SqlWorkflowStorage, session: str) -> None:
+    """Nothing is under way any more, no transaction is open, and others may write."""
+    versions = {(stored := storage.load("", session)) and stored.info.version for _ in range(2)}
+    assert len(versions) == 1, "a commit was made after its caller had been interrupted"
+    with closing(SqlWorkflowStorage(db_url=storage.url, table_name="other", lock_timeout=10)) as other:
+        other.beat("another")
+    if storage.url.startswith("sqlite"):
+        require_nothing_held(storage)
+
+
+def require_nothing_held(storage: SqlWorkflowStorage) -> None:
+    """No lock, gate or transaction was left behind in this process."""
+    engine = registry._engines[storage._key]
+    connection = engine._writer.connection
+    assert connection is None or not connection.in_transaction, "a transaction is open"
+    gate = Gate(storage.where)
+    assert gate.acquire(10), "the gate is held"
+    gate.close()
+
+
+def limited(writer: Writer) -> None:
+    """Append while the size of files is limited to a little more than they have, so that one write after the other
+    fails; each time the limit is lifted, writes resume."""
+    import resource
+
+    (session,) = writer.orders.sessions
+    log = Path(f"{writer.storage.where}-wal")  # type: ignore[attr-defined]
+    client = ByHand(writer, session)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for number, (_, token) in enumerate(writer.tokens()):
+        room = log.stat().st_size + writer.dice.randrange(12_000) if log.exists() else most
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room if number % 2 else most, most))
+        try:
+            client.append(token)
+        except errors.StorageFull:
+            writer.note("refused", session, token)
+            writer.note("fault", session, token)
+            client.start_over()
+
+
+def filling(writer: Writer) -> None:
+    """Append until the disk is full, and as often as ordered after that."""
+    (session,) = writer.orders.sessions
+    client = ByHand(writer, session)
+    for _, token in writer.tokens():
+        try:
+            client.append(token)
+        except (errors.StorageFull, errors.StorageReadOnly) as error:
+            if any(event.kind == "send" for event in events(Path(writer.orders.notes))[-1:]):
+                writer.note("refused", session, token)
+            writer.note("fault", session, type(error).__name__)
+            client.start_over()
+            if writer.dice.random() < 0.3:
+                return
+
+
 MODES: dict[str, Callable[[Writer], None]] = {
     "storage": by_hand,
     "append": with_runs,
     "transaction": with_transactions,
+    "interrupted": interrupted,
+    "limited": limited,
+    "filling": filling,
 }
 
 
@@ -289,7 +391,9 @@ def work(orders: Orders) -> None:
     """Do what is ordered; what goes wrong is noted."""
     try:
         with planted(orders.plant):
-            Writer(orders).run()
+            writer = Writer(orders)
+            with dropped_answers(writer.dice, orders.drops, partial(writer.note, "fault", "")):
+                writer.run()
     except Exception as error:
         Log(Path(orders.notes)).note(Event("trouble", clock.monotonic(), "", f"{type(error).__name__}: {error}"))
         raise
