@@ -36,7 +36,7 @@ class Amounts(NamedTuple):
     """How much is tried, in the unit of the case."""
 
     sample: int
-    """With the ordinary tests."""
+    """With the ordinary tests; 0 where these have tests of their own."""
     full: int
     """With `make faults`."""
     soak: int

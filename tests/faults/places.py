@@ -70,6 +70,20 @@ class SQLite:
         """Nothing was started."""
 
 
+class Memory:
+    """What is kept in memory has no place that others could find."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def place(self, folder: Path) -> Place:
+        """Only a folder."""
+        return Place("", "", folder)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
 def tokens_of(patch: bytes) -> tuple[str, ...]:
     """The tokens that a change added to the list.
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from holdfast import clock, codec
+from holdfast import clock, codec, patch
 from holdfast.errors import StateConflict, StorageFull
 from holdfast.records import Change, Commit, RunStatus, SessionInfo
 from holdfast.running import ActiveRun, status_after
@@ -32,7 +32,8 @@ UNTIDY = "an interrupt leaves its transaction open"
 SWALLOWED = "a full disk taken for success"
 ABANDONED = "a cancelled run is not committed"
 SORTED = "a snapshot with its names in another order"
-LISTED = "a tuple kept as a list"
+UNSIGNED = "the sign of a zero not kept"
+UNMOVED = "a key that moved kept at its old place"
 
 
 @contextmanager
@@ -154,12 +155,24 @@ def sorted_names() -> Iterator[None]:
 
 
 @contextmanager
-def listed() -> Iterator[None]:
-    """A tuple is kept as a list."""
+def unmoved() -> Iterator[None]:
+    """A key that is moved to another place in the order is left where it was."""
+    right = patch.displaced
+
+    def displaced(old: Any, new: Any) -> Any:
+        return ([], []) if set(old) == set(new) else right(old, new)
+
+    with mock.patch.object(patch, "displaced", displaced):
+        yield
+
+
+@contextmanager
+def unsigned() -> Iterator[None]:
+    """The sign of a zero is not kept."""
     right = codec.stable_encode
 
     def encode(value: Any, *rest: Any) -> bytes:
-        return right(list(value) if type(value) is tuple else value, *rest)
+        return right(value, *rest).replace(b"-0.0", b"0.0")
 
     with mock.patch.object(codec, "stable_encode", encode):
         yield
@@ -175,7 +188,8 @@ _PLANTS: dict[str, Callable[[], Any]] = {
     SWALLOWED: swallowed,
     ABANDONED: abandoned,
     SORTED: sorted_names,
-    LISTED: listed,
+    UNSIGNED: unsigned,
+    UNMOVED: unmoved,
 }
 
 
