@@ -7,7 +7,6 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 import tempfile
@@ -27,8 +26,8 @@ class Hunt:
     """What became of one planted bug."""
 
     plant: str
-    tried: int
-    """Units until it was found; of a bug that was not, all that were tried."""
+    rounds: int
+    """How many it took to find it; of a bug that was not found, how many were tried."""
     found: str | None
     """The first thing that gave it away; None when nothing did."""
 
@@ -87,13 +86,12 @@ def examine(
 
 def hunt(case: Case, workshop: Workshop, plant: str) -> Hunt:
     """Try a case with a bug planted until that is found."""
-    tried = 0
-    for number in itertools.islice(itertools.count(), case.plants[plant]):
-        done = case.round(workshop, number, plant)
-        tried += done.tried
-        if done.found:
-            return Hunt(plant, tried, done.found[0])
-    return Hunt(plant, tried, None)
+    most = case.plants[plant]
+    for number in range(most):
+        found = case.round(workshop, number, plant).found
+        if found:
+            return Hunt(plant, number + 1, found[0])
+    return Hunt(plant, most, None)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import msgspec
@@ -73,6 +73,10 @@ class Log:
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
         self._encode = msgspec.json.Encoder().encode
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
 
     def note(self, event: Event) -> None:
         """Write one event; what is written outlives the process at once."""
@@ -156,5 +160,5 @@ def _going_back(histories: Sequence[Sequence[Event]]) -> list[str]:
     found = []
     for events in histories:
         lengths = [event.length for event in events if event.kind == "read"]
-        found += [f"a read goes back from {a} to {b} tokens" for a, b in zip(lengths, lengths[1:], strict=False) if b < a]
+        found += [f"a read goes back from {a} to {b} tokens" for a, b in pairwise(lengths) if b < a]
     return found

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from pathlib import Path
 import msgspec
 
 from faults.worker import Orders, work
+
+PATIENCE = 120.0
+"""Seconds that a writer may take to end."""
 
 
 @dataclass
@@ -33,7 +37,9 @@ class Child:
     def wait(self) -> int:
         """Wait for its end; returns its exit status, that of a signal negative."""
         self.is_gone = True
-        return int(self.nursery.ask(f"wait {self.pid}"))
+        status = self.nursery.ask(f"wait {self.pid}")
+        assert status.lstrip("-").isdigit(), f"writer {self.pid}: {status}"
+        return int(status)
 
     def kill(self) -> None:
         """Kill it as `kill -9` does, and wait for its end."""
@@ -117,7 +123,20 @@ def serve() -> None:
                 _live(msgspec.json.decode(rest, type=Orders))
             print(pid, flush=True)
         else:
-            print(os.waitstatus_to_exitcode(os.waitpid(int(rest), 0)[1]), flush=True)
+            print(_ended(int(rest)), flush=True)
+
+
+def _ended(pid: int) -> int | str:
+    """The exit status of a writer, once it has ended; one that never does is ended."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return f"it did not end within {PATIENCE:g} s"
 
 
 def _live(orders: Orders) -> None:

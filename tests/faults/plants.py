@@ -63,10 +63,10 @@ def overwrite(db: Statements, commit: Commit, info: SessionInfo) -> int:
     """Put a change in the place of the one that came between."""
     key = {"owner": commit.owner, "session_id": commit.session_id}
     change = Change(info.version, commit.commit_id, commit.run_id, clock.now(), commit.patch or b"")
-    kept = [row for row in db.all("find_patches", **key, after=0, upto=info.version, limit=10**9)][:-1]
+    kept = db.all("find_patches", **key, after=0, upto=info.version, limit=10**9)[:-1]
     db.change("delete_patches", **key, upto=info.version)
-    for version, commit_id, run_id, created_at, checksum, patch in kept:
-        db.put("insert_patch", (*key.values(), version, commit_id, run_id, created_at, checksum, patch))
+    for row in kept:
+        db.put("insert_patch", (*key.values(), *row))
     db.put("insert_patch", rows.change_row(info, change))
     return info.version
 

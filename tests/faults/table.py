@@ -10,7 +10,7 @@ from pathlib import Path
 
 from faults.examination import Hunt, Result
 
-HEADINGS = ("promise", "backend", "what was tried", "found", "planted bugs, each found after", "seconds")
+HEADINGS = ("promise", "backend", "what was tried", "found", "planted bugs, each found in round", "seconds")
 BEGIN, END = "<!-- the table of `make faults` begins -->", "<!-- the table of `make faults` ends -->"
 
 
@@ -37,14 +37,14 @@ def tried(result: Result) -> str:
 
 def hunted(hunt: Hunt) -> str:
     """What became of a planted bug, in words."""
-    return f"{hunt.plant}: {f'{hunt.tried:,}' if hunt.found else 'NOT FOUND'}"
+    return f"{hunt.plant}: {hunt.rounds if hunt.found else 'NOT FOUND'}"
 
 
 def text(results: Sequence[Result]) -> str:
     """The table for a terminal: one paragraph for each case, since its lines would be too long."""
     lines = []
     for result in results:
-        promise, backend, what, found, hunts, seconds = rows([result])[0]
+        promise, backend, what, found, _, seconds = rows([result])[0]
         lines += [f"{promise} [{backend}]", f"    tried    {what}", f"    found    {found}"]
         lines += [f"    planted  {hunted(hunt)}" for hunt in result.hunts]
         lines += [f"    seconds  {seconds}", *(f"    !! {each}" for each in result.found[:20]), ""]

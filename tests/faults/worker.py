@@ -233,9 +233,7 @@ class Appending(Workflow):
 
 def with_runs(writer: Writer) -> None:
     """Append with runs of a workflow."""
-    workflows = {
-        session: Appending(session_id=session, storage=writer.storage) for session in writer.orders.sessions
-    }
+    workflows = {session: Appending(session_id=session, storage=writer.storage) for session in writer.orders.sessions}
     for session, token in writer.tokens():
         began = clock.monotonic()
 
@@ -298,7 +296,7 @@ def interrupted(writer: Writer) -> None:
     for number, (_, token) in enumerate(writer.tokens()):
         is_interrupted = False
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 17 * 0.0001)
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 29 * 0.00015)
             clients[number // 10 % 2](token)
             signal.setitimer(signal.ITIMER_REAL, 0)
         except KeyboardInterrupt:

@@ -72,7 +72,7 @@ class SmallDisk(Case):
             ballast = disk / "ballast"
             ballast.write_bytes(bytes(ROOM))
 
-            def met(count: int | None = None) -> None:
+            def met(count: int = 200) -> None:
                 orders = workshop.orders(
                     place, dice.getrandbits(32), mode="filling", padding=3000, count=count, plant=plant
                 )

@@ -207,7 +207,10 @@ def _without_heartbeat() -> Iterator[None]:
     """Runs are not looked after by a thread of their own, which would be outside of the schedule."""
     silent = mock.Mock()
     silent.process_id = "simulated"
-    with mock.patch("holdfast.running.heartbeat", lambda: silent), mock.patch("holdfast.workflow.heartbeat", lambda: silent):
+    with (
+        mock.patch("holdfast.running.heartbeat", return_value=silent),
+        mock.patch("holdfast.workflow.heartbeat", return_value=silent),
+    ):
         yield
 
 

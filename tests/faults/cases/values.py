@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
@@ -96,7 +97,7 @@ class Programs(Case):
             found = [
                 f"program {each}: {wrong}"
                 for each in seeds
-                for wrong in failure(lambda each=each: test_programs.run_program(storage, each))  # type: ignore[misc]
+                for wrong in failure(partial(test_programs.run_program, storage, each))
             ]
             found += [f"damage: {finding.what}" for finding in storage.check()]
         return Round(len(seeds) * test_programs.STEPS, found)
@@ -123,7 +124,7 @@ class Catalogue(Case):
         entries = CATALOGUE if plant is None else CATALOGUE[:40]
         for entry in entries:
             with workshop.place() as place, storage_at(place, workshop.backend.name) as storage, planted(plant):
-                wrong = failure(lambda: checks[entry.verdict](entry, storage))
+                wrong = failure(partial(checks[entry.verdict], entry, storage))
                 found += [f"{entry.number} {entry.name}: {each}" for each in wrong]
         return Round(len(entries), found)
 
