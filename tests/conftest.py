@@ -5,24 +5,38 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+import postgres
 from holdfast import clock
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sql import SqlWorkflowStorage
 
-BACKENDS = ["memory", "sqlite"]
+BACKENDS = ["memory", "sqlite", "postgres"]
 
 
 @pytest.fixture(params=BACKENDS)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     """An empty storage of each kind."""
-    kept = MemoryStorage() if request.param == "memory" else SqlWorkflowStorage(db_file=tmp_path / "workflows.db")
-    yield kept
-    kept.close()
+    with ExitStack() as stack:
+        if request.param == "memory":
+            kept: Storage = MemoryStorage()
+        elif request.param == "sqlite":
+            kept = SqlWorkflowStorage(db_file=tmp_path / "workflows.db")
+        else:
+            kept = SqlWorkflowStorage(db_url=stack.enter_context(postgres.schema()))
+        yield stack.enter_context(closing(kept))
+
+
+@pytest.fixture
+def pg_url() -> Iterator[str]:
+    """The URL of an empty schema of a PostgreSQL server that tests share."""
+    with postgres.schema() as url:
+        yield url
 
 
 class FakeClock(clock.Clock):
@@ -32,6 +46,9 @@ class FakeClock(clock.Clock):
         self.seconds = 1_800_000_000.0
 
     def now(self) -> float:
+        return self.seconds
+
+    def server_now(self, ask: Callable[[], float]) -> float:
         return self.seconds
 
     def monotonic(self) -> float:

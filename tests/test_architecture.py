@@ -63,6 +63,9 @@ LAYERS = [
     "holdfast.storage.memory",
     "holdfast.storage.sql",
     "holdfast.storage.registry",
+    "holdfast.storage.server",
+    "holdfast.storage.pool",
+    "holdfast.storage.postgres",
     "holdfast.storage.engine",
     "holdfast.storage.writer",
     "holdfast.storage.readers",
@@ -104,7 +107,18 @@ LAYERS = [
 ]
 """From the top to the ground: a module imports only modules that stand below it, so there is no cycle."""
 
-HEAVY = ["click", "httpx2", "openai", "opentelemetry", "pydantic", "pydantic_ai", "rich", "sqlite3", "asyncio"]
+HEAVY = [
+    "click",
+    "httpx2",
+    "openai",
+    "opentelemetry",
+    "psycopg",
+    "pydantic",
+    "pydantic_ai",
+    "rich",
+    "sqlite3",
+    "asyncio",
+]
 """What `import holdfast` must not load: each costs more than everything of ours together."""
 
 

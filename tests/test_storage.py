@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import postgres
 from holdfast.storage.base import KeepHistory, Storage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sql import SqlWorkflowStorage
@@ -52,6 +53,22 @@ class TestSQLiteInMemory(StorageConformance):
             def make(keep_history: KeepHistory = None) -> Storage:
                 storage = SqlWorkflowStorage(db_url="sqlite://", keep_history=keep_history)
                 return stack.enter_context(closing(storage))
+
+            yield make
+
+    @pytest.fixture
+    def storage(self, make_storage: MakeStorage) -> Storage:
+        return make_storage()
+
+
+class TestPostgres(StorageConformance):
+    @pytest.fixture
+    def make_storage(self) -> Iterator[MakeStorage]:
+        with ExitStack() as stack:
+
+            def make(keep_history: KeepHistory = None) -> Storage:
+                url = stack.enter_context(postgres.schema())
+                return stack.enter_context(closing(SqlWorkflowStorage(db_url=url, keep_history=keep_history)))
 
             yield make
 

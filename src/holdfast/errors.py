@@ -16,6 +16,7 @@
         ├── StorageClosed        used after close()
         ├── StorageFull          no space left, or a size limit reached
         ├── StorageReadOnly
+        ├── StorageUnavailable   the server cannot be reached
         ├── ForeignDatabase      not a Holdfast database
         ├── SchemaTooNew         written by a newer release
         ├── DatabaseReplaced     the file was removed, replaced or emptied
@@ -142,7 +143,16 @@ class StorageFull(StorageError):
 
 
 class StorageReadOnly(StorageError):
-    """{where} cannot be written: {reason}. Check the permissions of the file and of its folder."""
+    """{where} cannot be written: {reason}. Check the permissions of the file and of its folder, or those of the
+    database user."""
+
+
+class StorageUnavailable(StorageError):
+    """{where} cannot be reached: {reason}. Nothing was written. Check that the server is running and can be reached
+    from here, then call again."""
+
+    is_passing = False
+    """Whether the server said that it will be there soon."""
 
 
 class ForeignDatabase(StorageError):

@@ -70,7 +70,7 @@ def _value_findings(db: Statements, info: SessionInfo, snapshots: Sequence[int])
     """What is wrong with the listings of all snapshots, and with the values that they refer to."""
     key = {"owner": info.owner, "session_id": info.session_id}
     place = _place(info.owner, info.session_id)
-    listed: dict[tuple[int, str], Entry] = {}
+    listed: dict[tuple[int, bytes], Entry] = {}
     are_listed = True
     for version in snapshots:
         try:
@@ -79,7 +79,7 @@ def _value_findings(db: Statements, info: SessionInfo, snapshots: Sequence[int])
             are_listed = False  # which values only this one has is not known
             yield Finding(place, error.facts["what"])
         else:
-            listed.update({(entry.version, entry.name): entry for entry in entries})
+            listed.update({rows.value_key(entry): entry for entry in entries})
     for (version, name), entry in listed.items():
         try:
             found = db.one("find_value", **key, version=version, name=name)

@@ -1,4 +1,4 @@
-"""One engine for each database and process: the writer, the thread that works for it, and the readers.
+"""One engine for each SQLite database and process: the writer, the thread that works for it, and the readers.
 
 Rules that must stay true:
 - a write is made at once by its caller when nothing is in the way; whatever has to wait is queued for one thread,
@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from holdfast.errors import DatabaseReplaced, StorageBusy, StorageClosed, StorageError
 from holdfast.storage.readers import Readers, in_transaction
 from holdfast.storage.requests import Request
-from holdfast.storage.sqlite import FAILURES, keep_for_ever
+from holdfast.storage.sqlite import FAILURES, SQLiteStatements, keep_for_ever
 from holdfast.storage.writer import Database, Requests, Writer, busy_threads
 from holdfast.threads import process_number, quiet
 
@@ -32,7 +32,9 @@ Work = Callable[[sqlite3.Connection], T]
 
 
 class Engine:
-    """Reads and writes one database for all storage objects and threads of this process."""
+    """Reads and writes one SQLite database for all storage objects and threads of this process."""
+
+    statements = SQLiteStatements
 
     def __init__(self, database: Database) -> None:
         self.where = database.where
@@ -62,6 +64,7 @@ class Engine:
         timeout: float,
         is_durable: bool,
         failures: list[BaseException],
+        is_repeatable: bool = False,  # noqa: ARG002  (nothing is: an outcome is unknown only when the disk fails)
     ) -> T | None:
         """Run `work` in a transaction and return its result once that is committed.
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from holdfast import clock
 from holdfast.records import Run, RunStatus
 from holdfast.storage.base import STALE_AFTER
 
 
-def with_interruptions(runs: Iterable[Run], beats: Mapping[str, float]) -> tuple[Run, ...]:
+def with_interruptions(runs: Iterable[Run], beats: Mapping[str, float], now: float) -> tuple[Run, ...]:
     """Mark the running runs of dead processes as interrupted.
 
     Args:
         runs: as they are stored.
         beats: when each process was last heard of; one that stopped in order is not in it.
+        now: the time, by the clock of the beats.
     """
-    oldest = clock.now() - STALE_AFTER
+    oldest = now - STALE_AFTER
 
     def is_dead(run: Run) -> bool:
         return run.status is RunStatus.running and beats.get(run.process_id, oldest - 1) < oldest

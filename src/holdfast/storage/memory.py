@@ -231,7 +231,7 @@ class MemoryStorage:
             ]
             beats = dict(self._beats)
         found.sort(key=lambda run: (-run.started_at, run.run_id))
-        return with_interruptions(found[:limit], beats)
+        return with_interruptions(found[:limit], beats, clock.now())
 
     def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
         """See `Storage.rename_session`."""

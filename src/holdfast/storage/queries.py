@@ -2,23 +2,22 @@
 
 Rules that must stay true:
 - a value never becomes part of a statement: it is always bound;
-- the prefix is the only text put into a statement, after `valid_table_name` accepted it.
+- the prefix is the only text put into a statement, after `valid_table_name` accepted it;
+- what databases do differently stands in the subclasses of `Statements`, in `sqlite.py` and `postgres.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache, partial
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from holdfast.errors import InvalidInput
 from holdfast.storage.remembered import Remembered
-
-if TYPE_CHECKING:
-    import sqlite3
 
 NO_LIMIT = 2**62
 """Stands for "all rows" where a query has a LIMIT."""
@@ -59,31 +58,47 @@ def parsed(text: str) -> dict[str, str]:
 
 
 @cache
-def _texts(table: str) -> Mapping[str, str]:
+def texts(table: str, written: Callable[[str], str]) -> Mapping[str, str]:
+    """The queries of one table prefix by name.
+
+    Args:
+        table: the prefix.
+        written: writes the text of a query as a database wants it.
+    """
     source = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
-    return {name: text.replace("{table}", table) for name, text in parsed(source).items()}
+    return {name: written(text.replace("{table}", table)) for name, text in parsed(source).items()}
 
 
-class Statements:
-    """The queries of one prefix on one connection, inside the transaction that is open there."""
+class Statements(ABC):
+    """The queries of one prefix on one connection, inside the transaction that is open there.
 
-    __slots__ = ("_connection", "_texts", "remembered", "where")
+    Args:
+        connection: an open connection of the database's driver.
+        table: the prefix, "" for what belongs to the database as a whole.
+        where: display name of the database.
+        remembered: what is known of the prefix already.
+    """
 
-    def __init__(
-        self, connection: sqlite3.Connection, table: str, where: str, remembered: Remembered | None = None
-    ) -> None:
-        self._connection = connection
-        self._texts = _texts(table)
+    __slots__ = ("_execute", "_texts", "connection", "remembered", "table", "where")
+
+    dialect: ClassVar[str]
+    """The folder of its migrations."""
+
+    def __init__(self, connection: Any, table: str, where: str, remembered: Remembered | None = None) -> None:
+        self.connection = connection
+        self.table = table
+        self._execute: Callable[..., Any] = connection.execute
+        self._texts = texts(table, self.written)
         self.where = where
         self.remembered = remembered or Remembered()
 
     def each(self, query: str, **values: Any) -> Iterator[tuple[Any, ...]]:
         """Run a query and go through its rows."""
-        return self._connection.execute(self._texts[query], values)
+        return self._execute(self._texts[query], values)  # type: ignore[no-any-return]
 
     def all(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
         """Run a query and return all its rows."""
-        return self._connection.execute(self._texts[query], values).fetchall()
+        return self._execute(self._texts[query], values).fetchall()  # type: ignore[no-any-return]
 
     def one(self, query: str, **values: Any) -> tuple[Any, ...] | None:
         """Run a query and return its only row, or None."""
@@ -92,26 +107,37 @@ class Statements:
 
     def change(self, query: str, **values: Any) -> int:
         """Run a statement that changes rows and return how many it changed."""
-        return self._connection.execute(self._texts[query], values).rowcount
+        return self._execute(self._texts[query], values).rowcount  # type: ignore[no-any-return]
 
     def put(self, query: str, row: Sequence[Any]) -> int:
         """Run a statement with values in the order of its columns and return how many rows it changed."""
-        return self._connection.execute(self._texts[query], row).rowcount
+        return self._execute(self._texts[query], row).rowcount  # type: ignore[no-any-return]
 
     def put_each(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement once for each row."""
-        self._connection.executemany(self._texts[query], rows)
+        self.connection.executemany(self._texts[query], rows)
 
-    @contextmanager
-    def undecodable_text_kept(self) -> Iterator[None]:
-        """Read text that is not UTF-8 as lone surrogates instead of failing."""
-        self._connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
-        try:
-            yield
-        finally:
-            self._connection.text_factory = str
+    @staticmethod
+    @abstractmethod
+    def written(query: str) -> str:
+        """The text of a query as this database wants it."""
 
+    @abstractmethod
+    def now(self) -> float:
+        """Seconds since 1970 by the clock that all users of the database share."""
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """The names of all tables, indexes and views, in lower case."""
+
+    @abstractmethod
+    def columns(self, table: str) -> list[str]:
+        """The names of a table's columns, in order."""
+
+    @abstractmethod
     def unsound(self) -> list[str]:
         """What the database itself finds wrong with its structure."""
-        rows = self._connection.execute("PRAGMA integrity_check").fetchall()
-        return [str(row[0]) for row in rows if row[0] != "ok"]
+
+    def undecodable_text_kept(self) -> AbstractContextManager[None]:
+        """Read text that is not UTF-8 as lone surrogates instead of failing, if the database can hold such text."""
+        return nullcontext()

@@ -1,5 +1,6 @@
 -- The named queries of the SQL storage. Each begins with `-- name:`, may go on with comments, and ends where the
--- next one begins. `{table}` is the validated prefix of the tables; every value is bound, whole rows by position.
+-- next one begins. `{table}` is the validated prefix of the tables, `{lock}` locks the rows that are read, where that
+-- is not done already; every value is bound, whole rows by position.
 -- The owner is part of every WHERE but those whose name says that they span owners.
 
 
@@ -8,19 +9,33 @@ SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, wor
 FROM {table}_session
 WHERE owner = :owner AND session_id = :session_id
 
+-- name: find_head_to_change
+-- As `find_head`; until the end of the transaction nobody else can change the session.
+SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
+FROM {table}_session
+WHERE owner = :owner AND session_id = :session_id
+{lock}
+
 -- name: heads_of_owner
 SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
 FROM {table}_session
-WHERE owner = :owner AND (:session_id IS NULL OR session_id = :session_id)
+WHERE owner = :owner AND (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id)
 ORDER BY updated_at DESC, session_id
 LIMIT :limit
 
 -- name: heads_of_all_owners
 SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
 FROM {table}_session
-WHERE :session_id IS NULL OR session_id = :session_id
+WHERE CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id
 ORDER BY updated_at DESC, session_id, owner
 LIMIT :limit
+
+-- name: insert_head
+-- Makes a session; changes nothing if there is one, also one that another transaction makes at the same time.
+INSERT INTO {table}_session
+    (owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (owner, session_id) DO NOTHING
 
 -- name: put_head
 INSERT INTO {table}_session
@@ -162,7 +177,7 @@ ON CONFLICT (owner, session_id, run_id) DO UPDATE SET
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
        input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum
 FROM {table}_run
-WHERE owner = :owner AND session_id = :session_id AND (:run_id IS NULL OR run_id = :run_id)
+WHERE owner = :owner AND session_id = :session_id AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
 ORDER BY started_at DESC, run_id
 LIMIT :limit
 
@@ -170,7 +185,7 @@ LIMIT :limit
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
        input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum
 FROM {table}_run
-WHERE owner = :owner AND (:run_id IS NULL OR run_id = :run_id)
+WHERE owner = :owner AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
 ORDER BY started_at DESC, run_id
 LIMIT :limit
 
@@ -178,7 +193,7 @@ LIMIT :limit
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
        input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum
 FROM {table}_run
-WHERE (:session_id IS NULL OR session_id = :session_id) AND (:run_id IS NULL OR run_id = :run_id)
+WHERE (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id) AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
 ORDER BY started_at DESC, run_id
 LIMIT :limit
 
@@ -186,12 +201,14 @@ LIMIT :limit
 DELETE FROM {table}_run WHERE owner = :owner AND session_id = :session_id
 
 
--- name: rows_of_session
--- How many rows a session has besides its head.
+-- name: rows_without_head
+-- How many rows a session without a head has; no row for one with a head. In one statement, so that a session that
+-- is made or deleted at the same time is seen whole or not at all.
 SELECT
     (SELECT COUNT(*) FROM {table}_patch WHERE owner = :owner AND session_id = :session_id)
   + (SELECT COUNT(*) FROM {table}_snapshot WHERE owner = :owner AND session_id = :session_id)
   + (SELECT COUNT(*) FROM {table}_value WHERE owner = :owner AND session_id = :session_id)
+WHERE NOT EXISTS (SELECT 1 FROM {table}_session WHERE owner = :owner AND session_id = :session_id)
 
 -- name: put_beat
 INSERT INTO holdfast_process (process_id, beat_at, checksum) VALUES (?, ?, ?)
@@ -205,6 +222,12 @@ DELETE FROM holdfast_process WHERE process_id = :process_id
 
 -- name: delete_beats_before
 DELETE FROM holdfast_process WHERE beat_at < :time
+
+-- name: migrations
+SELECT table_name, number FROM holdfast_migration
+
+-- name: add_migration
+INSERT INTO holdfast_migration (table_name, number, applied_at) VALUES (:table_name, :number, :applied_at)
 
 -- name: add_to_catalogue
 INSERT INTO holdfast_catalogue (table_name, created_at) VALUES (:table_name, :created_at)

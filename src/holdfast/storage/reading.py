@@ -20,27 +20,30 @@ from holdfast.storage.liveness import with_interruptions
 from holdfast.storage.queries import NO_LIMIT, Statements
 
 
-def find_head(db: Statements, owner: str, session_id: str) -> rows.Head | None:
+def find_head(db: Statements, owner: str, session_id: str, *, to_change: bool = False) -> rows.Head | None:
     """The head of a session, None when it is not stored.
+
+    Args:
+        to_change: whether nobody else may change or delete the session until this transaction ends.
 
     Raises:
         CorruptData: the head is damaged, or it is missing although the session has other rows.
     """
-    row = db.one("find_head", owner=owner, session_id=session_id)
+    row = db.one("find_head_to_change" if to_change else "find_head", owner=owner, session_id=session_id)
     if row is not None:
         return rows.read_head(row, db.where)
-    if (db.one("rows_of_session", owner=owner, session_id=session_id) or (0,))[0]:
+    if (db.one("rows_without_head", owner=owner, session_id=session_id) or (0,))[0]:
         raise CorruptData(where=db.where, what=f"session {session_id!r} (its head is missing)")
     return None
 
 
-def existing_head(db: Statements, owner: str, session_id: str) -> rows.Head:
-    """The head of a session that must be there.
+def existing_head(db: Statements, owner: str, session_id: str, *, to_change: bool = False) -> rows.Head:
+    """The head of a session that must be there; `to_change` as for `find_head`.
 
     Raises:
         SessionNotFound: it is not stored.
     """
-    head = find_head(db, owner, session_id)
+    head = find_head(db, owner, session_id, to_change=to_change)
     if head is None:
         raise SessionNotFound(session_id=session_id, where=db.where)
     return head
@@ -142,7 +145,7 @@ def values_at(db: Statements, info: SessionInfo, snapshot_version: int) -> tuple
     listing = listing_at(db, info, snapshot_version)
     if sum([entry.size for entry in listing.values()]) > INLINE_SIZE:
         return tuple([StoredValue(entry.name, entry.size, None) for entry in listing.values()])
-    found: dict[tuple[int, str], bytes] = {}
+    found: dict[tuple[int, bytes], bytes] = {}
     for version in {entry.version for entry in listing.values()}:
         for name, data in db.each(
             "small_values_of_version",
@@ -154,7 +157,7 @@ def values_at(db: Statements, info: SessionInfo, snapshot_version: int) -> tuple
             found[version, name] = data
     return tuple(
         [
-            StoredValue(name, entry.size, rows.read_data(found.get((entry.version, name)), entry, info, db.where))
+            StoredValue(name, entry.size, rows.read_data(found.get(rows.value_key(entry)), entry, info, db.where))
             for name, entry in listing.items()
         ]
     )
@@ -184,7 +187,8 @@ def read_values(
         if kept > at and (entry is None or entry.version > at):
             raise _not_kept(head, at)
         if entry is not None:
-            found = db.one("find_value", **key, version=entry.version, name=name)
+            version, stored_name = rows.value_key(entry)
+            found = db.one("find_value", **key, version=version, name=stored_name)
             values[name] = rows.read_data(found and found[0], entry, head.info, db.where)
     return values
 
@@ -224,4 +228,4 @@ def find_runs(
     else:
         found = db.each("runs_of_session", owner=owner, session_id=session_id, **wanted)
     runs = [rows.read_run(row, db.where) for row in found]
-    return with_interruptions(runs, rows.read_beats(db.each("beats"), db.where))
+    return with_interruptions(runs, rows.read_beats(db.each("beats"), db.where), db.now())

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import sqlite3
 import threading
 from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
-from holdfast.storage.engine import Engine
+from holdfast.storage.queries import Statements
 from holdfast.storage.sqlite import keep_for_ever
 from holdfast.storage.writer import busy_threads
 
@@ -24,6 +24,36 @@ _FORK_PATIENCE = 5.0
 """Seconds that a fork waits for writes and reads to finish."""
 
 _EXIT_PATIENCE = 1.0
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """Reads and writes one database; `engine.py` has the one for SQLite, `server.py` that for a server."""
+
+    where: str
+    beats: dict[str, float]
+
+    @property
+    def statements(self) -> type[Statements]: ...
+    def write(
+        self,
+        work: Callable[[Any], T],
+        *,
+        table: str | None,
+        timeout: float,
+        is_durable: bool,
+        failures: list[BaseException],
+        is_repeatable: bool = False,
+    ) -> T | None: ...
+    def read(
+        self, work: Callable[[Any], T], *, table: str | None, timeout: float, is_one_statement: bool = False
+    ) -> T: ...
+    def stop(self, *, wait: float) -> None: ...
+    def suspend(self, timeout: float, /) -> bool: ...
+    def resume(self) -> None: ...
+    def forked(self, *, was_suspended: bool) -> list[Any]: ...
+
 
 _lock = threading.RLock()
 _engines: dict[str, Engine] = {}
@@ -35,7 +65,7 @@ def attach(key: str, make: Callable[[], Engine]) -> Engine:
     """The engine of a database, made when this is its first user.
 
     Args:
-        key: names the database: the real path of its file.
+        key: names the database: the real path of its file, or the URL of a server.
         make: makes the engine; it opens nothing yet.
     """
     with _lock:
@@ -73,7 +103,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _lock  # noqa: PLW0603  (the inherited lock may have waiting threads that do not exist here)
     busy_threads.clear()
-    inherited: list[sqlite3.Connection] = []
+    inherited: list[Any] = []
     for engine in _engines.values():
         inherited += engine.forked(was_suspended=engine in _suspended)
     keep_for_ever(inherited)

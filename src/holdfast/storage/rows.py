@@ -26,6 +26,9 @@ from holdfast.storage.listing import Entry, Listing
 Column = str | bytes | int | float | None
 Row = tuple[Column, ...]
 
+_LONGEST_NAME = 512
+"""Bytes of a name that is stored as it is."""
+
 _packed = msgpack.Encoder().encode
 
 
@@ -136,7 +139,25 @@ def value_entry(value: StoredValue, version: int) -> Entry:
 
 def value_row(info: SessionInfo, value: StoredValue, version: int) -> Row:
     """The row of a value that is stored with the snapshot of this version."""
-    return info.owner, info.session_id, version, value.name, value.data
+    return info.owner, info.session_id, version, stored_name(value.name), value.data
+
+
+def value_key(entry: Entry) -> tuple[int, bytes]:
+    """The version and the name in the row of a value, as they stand there."""
+    return entry.version, stored_name(entry.name)
+
+
+def stored_name(name: str) -> bytes:
+    """A name of a value in its row: in UTF-8, since a name may have NUL in it, which PostgreSQL's text may not.
+
+    A long one is there as its digest: an index of PostgreSQL takes some 2,700 bytes, ids included. It begins with a
+    byte that no UTF-8 has.
+
+    >>> stored_name("posts"), len(stored_name("x" * 600))
+    (b'posts', 33)
+    """
+    data = name.encode()
+    return data if len(data) <= _LONGEST_NAME else b"\xff" + digest(data)
 
 
 def read_data(data: object, entry: Entry, info: SessionInfo, where: str) -> bytes:

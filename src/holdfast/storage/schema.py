@@ -9,7 +9,6 @@ Rules that must stay true:
 from __future__ import annotations
 
 import re
-import sqlite3
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from holdfast.storage.queries import Statements
 _RECORDS = """CREATE TABLE holdfast_migration (
     table_name TEXT NOT NULL,
     number INTEGER NOT NULL,
-    applied_at REAL NOT NULL,
+    applied_at DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (table_name, number)
 )"""
 
@@ -36,82 +35,74 @@ def _made_by(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"^CREATE (?:TABLE|INDEX) (\S+)", text, flags=re.MULTILINE))
 
 
-def applied(connection: sqlite3.Connection, where: str) -> set[tuple[str, int]]:
+def applied(db: Statements) -> set[tuple[str, int]]:
     """Which migrations were applied, as (table prefix or "", number); empty for a database without Holdfast.
 
     Raises:
         ForeignDatabase: somebody else's table has the name of the record of migrations.
         SchemaTooNew: a newer release was here.
     """
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'holdfast_migration'").fetchone():
+    if "holdfast_migration" not in db.names():
         return set()
-    columns = [row[1] for row in connection.execute("PRAGMA table_info(holdfast_migration)")]
-    if columns != ["table_name", "number", "applied_at"]:
-        raise ForeignDatabase(where=where, reason="its table holdfast_migration was made by something else")
-    records = {
-        (str(name), int(number))
-        for name, number in connection.execute("SELECT table_name, number FROM holdfast_migration")
-    }
+    if db.columns("holdfast_migration") != ["table_name", "number", "applied_at"]:
+        raise ForeignDatabase(where=db.where, reason="its table holdfast_migration was made by something else")
+    records = {(str(name), int(number)) for name, number in db.each("migrations")}
     found = max((number for _, number in records), default=0)
-    known = max(_migrations("sqlite"))
+    known = max(_migrations(db.dialect))
     if found > known:
-        raise SchemaTooNew(where=where, found=found, known=known)
+        raise SchemaTooNew(where=db.where, found=found, known=known)
     return records
 
 
-def missing(connection: sqlite3.Connection, where: str, table: str) -> list[tuple[str, int, str]]:
-    """The migrations that a prefix still needs, as (table prefix or "", number, text).
+def missing(db: Statements) -> list[tuple[str, int, str]]:
+    """The migrations that the prefix still needs, as (table prefix or "", number, text).
 
     Raises:
         ForeignDatabase: somebody else's table has the name of one that is to be made.
         SchemaTooNew: as for `applied`.
     """
-    done = applied(connection, where)
-    taken = {str(row[0]).lower() for row in connection.execute("SELECT name FROM sqlite_master")}
+    done = applied(db)
+    taken = db.names()
     wanted = []
-    for number, text in _migrations("sqlite").items():
-        scope = table if "{table}" in text else ""
+    for number, text in _migrations(db.dialect).items():
+        scope = db.table if "{table}" in text else ""
         if (scope, number) in done:
             continue
         for name in _made_by(text):
-            if name.replace("{table}", table) in taken:
-                made = name.replace("{table}", table)
-                raise ForeignDatabase(where=where, reason=f"its table {made} was made by something else")
-        wanted.append((scope, number, text.replace("{table}", table)))
+            made = name.replace("{table}", db.table)
+            if made in taken:
+                raise ForeignDatabase(where=db.where, reason=f"its table {made} was made by something else")
+        wanted.append((scope, number, text.replace("{table}", db.table)))
     return wanted
 
 
-def prepare(connection: sqlite3.Connection, where: str, table: str) -> None:
-    """Bring the tables of a prefix up to date, in the transaction that is open.
+def prepare(db: Statements) -> None:
+    """Bring the tables of the prefix up to date, in the transaction that is open.
 
     Raises:
         ForeignDatabase, SchemaTooNew: as for `missing`.
     """
-    wanted = missing(connection, where, table)
+    wanted = missing(db)
     if not wanted:
         return
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'holdfast_migration'").fetchone():
-        connection.execute(_RECORDS)
+    if "holdfast_migration" not in db.names():
+        db.connection.execute(_RECORDS)
     for scope, number, text in wanted:
         for statement in text.split(";"):
             if statement.strip():
-                connection.execute(statement)
-        connection.execute(
-            "INSERT INTO holdfast_migration (table_name, number, applied_at) VALUES (?, ?, ?)",
-            (scope, number, clock.now()),
-        )
-    db = Statements(connection, table, where)
-    if (table,) not in db.all("catalogue"):
-        db.change("add_to_catalogue", table_name=table, created_at=clock.now())
+                db.connection.execute(statement)
+        db.change("add_migration", table_name=scope, number=number, applied_at=clock.now())
+    if (db.table,) not in db.all("catalogue"):
+        db.change("add_to_catalogue", table_name=db.table, created_at=clock.now())
 
 
-def table_names(connection: sqlite3.Connection, where: str) -> tuple[str, ...]:
+def table_names(db: Statements) -> tuple[str, ...]:
     """All table prefixes that a database has.
 
     Raises:
         ForeignDatabase: Holdfast never stored anything in it.
         SchemaTooNew: as for `applied`.
     """
-    if not applied(connection, where):
-        raise ForeignDatabase(where=where, reason="it has no table holdfast_catalogue")
-    return tuple(row[0] for row in Statements(connection, "", where).all("catalogue"))
+    if not applied(db):
+        raise ForeignDatabase(where=db.where, reason="it has no table holdfast_catalogue")
+    return tuple(row[0] for row in db.all("catalogue"))

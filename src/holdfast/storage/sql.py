@@ -3,6 +3,7 @@
 Rules that must stay true:
 - making a storage object opens nothing; the database is opened, and made, at the first use;
 - all objects of one process that name one database share its engine;
+- the driver of a database is imported when that is opened;
 - what is stored is opaque here: values and patches arrive encoded, and are never decoded.
 """
 
@@ -12,6 +13,7 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
@@ -24,7 +26,7 @@ from holdfast.storage.queries import Statements, valid_table_name
 from holdfast.storage.remembered import Remembered
 
 if TYPE_CHECKING:
-    from holdfast.storage.engine import Engine
+    from holdfast.storage.registry import Engine
 
 T = TypeVar("T")
 Synchronous = Literal["FULL", "NORMAL"]
@@ -41,11 +43,13 @@ class SqlWorkflowStorage:
     Args:
         table_name: prefix of the tables, an identifier; several prefixes can share a database.
         db_file: path of a SQLite database, `~` expanded; it and missing folders are made at the first use.
-        db_url: instead of `db_file`, `sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://` for a
-            database in memory. With neither, the environment variable `HOLDFAST_DB` holds a path or such a URL.
+        db_url: instead of `db_file`, `postgresql://user:password@host:port/database`, which needs
+            `pip install 'holdfast[postgres]'`, or `sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://`
+            for a database in memory. With neither, the environment variable `HOLDFAST_DB` holds a path or such a URL.
         keep_history: how many versions, or what age (a timedelta) of a session's history to keep; None keeps all.
         synchronous: "FULL" waits for the disk at every commit; "NORMAL" does not, so that a power failure
-            (though not the death of the process) may take back the last commits.
+            (though not the death of the process) may take back the last commits. On PostgreSQL "FULL" is what the
+            server's `synchronous_commit` says.
         lock_timeout: seconds to wait for other writers before `StorageBusy` is raised; 0.1 at least, which the
             opening of a database may take by itself.
 
@@ -68,11 +72,12 @@ class SqlWorkflowStorage:
         lock_timeout: float = 30.0,
     ) -> None:
         self.table_name = valid_table_name(table_name)
-        self._path = _database_path(db_file, db_url)
-        self.where = "sqlite:// (in memory)" if self._path is None else self._path
+        self._place = _place(db_file, db_url)
+        self.where = self._place.where
         """Display name of the database."""
-        self.url = "sqlite://" if self._path is None else f"sqlite:///{self._path}"
-        """The URL that names the same database; one in memory cannot be named by others."""
+        self.url = self._place.url
+        """The URL that names the same database, not to be displayed: it has the password, if there is one. A database
+        in memory cannot be named by others."""
         self._keep = valid_keep_history(keep_history)
         if synchronous not in get_args(Synchronous):
             raise InvalidInput('synchronous must be "FULL" or "NORMAL".')
@@ -82,7 +87,7 @@ class SqlWorkflowStorage:
         self._timeout = max(float(lock_timeout), LEAST_TIMEOUT)
         self._failures: list[BaseException] = []
         self._remembered = Remembered()
-        self._key = f":memory:{next(_memory_numbers)}" if self._path is None else self._path
+        self._key = self._place.key
         self._engine: Engine | None = None
         self._is_closed = False
         self._release: weakref.finalize[..., SqlWorkflowStorage] | None = None
@@ -116,7 +121,7 @@ class SqlWorkflowStorage:
         process_id = commit.run.process_id if commit.run else ""
         now = clock.now()
         beat = not 0 <= now - beats.get(process_id, -BEAT_EVERY) < BEAT_EVERY
-        version = self._write(lambda db: writing.commit(db, commit, self._keep, beat=beat))
+        version = self._write(lambda db: writing.commit(db, commit, self._keep, beat=beat), is_repeatable=True)
         if commit.run is not None and beat:
             beats[process_id] = now
         # Without an outcome (see Engine.write) the version is the one that it will make, if it can be made.
@@ -128,7 +133,8 @@ class SqlWorkflowStorage:
 
         beats = self._opened().beats
         beats.pop(process_id, None)
-        self._write(lambda db: (writing.delete_beat if stopped else writing.put_beat)(db, process_id))
+        change = writing.delete_beat if stopped else writing.put_beat
+        self._write(lambda db: change(db, process_id), is_repeatable=True)
         if not stopped:
             beats[process_id] = clock.now()
 
@@ -200,20 +206,25 @@ class SqlWorkflowStorage:
             registry.detach(self._key, wait=self._timeout)
 
     def _read(self, work: Callable[[Statements], T], *, is_one_statement: bool = False) -> T:
-        return self._opened().read(
-            lambda connection: work(Statements(connection, self.table_name, self.where, self._remembered)),
+        engine = self._opened()
+        statements, table, where, remembered = engine.statements, self.table_name, self.where, self._remembered
+        return engine.read(
+            lambda connection: work(statements(connection, table, where, remembered)),
             table=self.table_name,
             timeout=self._timeout,
             is_one_statement=is_one_statement,
         )
 
-    def _write(self, work: Callable[[Statements], T]) -> T | None:
-        return self._opened().write(
-            lambda connection: work(Statements(connection, self.table_name, self.where, self._remembered)),
+    def _write(self, work: Callable[[Statements], T], *, is_repeatable: bool = False) -> T | None:
+        engine = self._opened()
+        statements, table, where, remembered = engine.statements, self.table_name, self.where, self._remembered
+        return engine.write(
+            lambda connection: work(statements(connection, table, where, remembered)),
             table=self.table_name,
             timeout=self._timeout,
             is_durable=self._is_durable,
             failures=self._failures,
+            is_repeatable=is_repeatable,
         )
 
     def _opened(self) -> Engine:
@@ -225,7 +236,7 @@ class SqlWorkflowStorage:
         if engine is None:
             from holdfast.storage import registry
 
-            engine = registry.attach(self._key, lambda: _new_engine(self._path))
+            engine = registry.attach(self._key, self._place.new_engine)
             self._release = weakref.finalize(self, registry.detach, self._key)
             self._release.atexit = False
             self._engine = engine
@@ -254,21 +265,51 @@ def table_names(database: str | os.PathLike[str], *, lock_timeout: float = 30.0)
     """
     from holdfast.storage import registry, schema
 
-    path = _database_path(*_path_or_url(database))
-    if path is None or not os.path.exists(path):
-        raise InvalidInput(f"There is no database at {path or database}.")
-    engine = registry.attach(path, lambda: _new_engine(path))
+    place = _place(*_path_or_url(database))
+    if not place.may_exist():
+        raise InvalidInput(f"There is no database at {place.path or place.where}.")
+    engine = registry.attach(place.key, place.new_engine)
     try:
-        return engine.read(lambda connection: schema.table_names(connection, path), table=None, timeout=lock_timeout)
+        return engine.read(
+            lambda connection: schema.table_names(engine.statements(connection, "", place.where)),
+            table=None,
+            timeout=lock_timeout,
+        )
     finally:
-        registry.detach(path, wait=lock_timeout)
+        registry.detach(place.key, wait=lock_timeout)
 
 
-def _new_engine(path: str | None) -> Engine:
-    from holdfast.storage.engine import Engine
-    from holdfast.storage.sqlite import SQLiteFile, SQLiteMemory
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a database is."""
 
-    return Engine(SQLiteMemory() if path is None else SQLiteFile(path))
+    key: str
+    """Names it in this process."""
+    where: str
+    """Names it for people."""
+    url: str
+    path: str | None = None
+    """The absolute path of its file, links resolved."""
+
+    def may_exist(self) -> bool:
+        """Whether others can have made it; of one on a server, only the server can say."""
+        return self.is_on_server() or (self.path is not None and os.path.exists(self.path))
+
+    def is_on_server(self) -> bool:
+        """Whether it is a database of a server."""
+        return not self.url.startswith("sqlite:")
+
+    def new_engine(self) -> Engine:
+        """Make its engine, which opens nothing yet."""
+        if self.is_on_server():
+            from holdfast.storage.postgres import PostgresServer
+            from holdfast.storage.server import ServerEngine
+
+            return ServerEngine(PostgresServer(self.url))
+        from holdfast.storage.engine import Engine
+        from holdfast.storage.sqlite import SQLiteFile, SQLiteMemory
+
+        return Engine(SQLiteMemory() if self.path is None else SQLiteFile(self.path))
 
 
 def _path_or_url(database: str | os.PathLike[str]) -> tuple[str | os.PathLike[str] | None, str | None]:
@@ -276,8 +317,8 @@ def _path_or_url(database: str | os.PathLike[str]) -> tuple[str | os.PathLike[st
     return (None, str(database)) if is_url else (database, None)
 
 
-def _database_path(db_file: str | os.PathLike[str] | None, db_url: str | None) -> str | None:
-    """The absolute path of the database with links resolved, None for one in memory."""
+def _place(db_file: str | os.PathLike[str] | None, db_url: str | None) -> _Place:
+    """The place that a file or a URL names; with neither, `HOLDFAST_DB`."""
     if db_file is not None and db_url is not None:
         raise InvalidInput("Give db_file or db_url, not both.")
     if db_file is None and db_url is None:
@@ -288,19 +329,26 @@ def _database_path(db_file: str | os.PathLike[str] | None, db_url: str | None) -
             )
         db_file, db_url = _path_or_url(named)
     if db_url is not None:
+        scheme = db_url.partition("://")[0]
+        if scheme in ("postgresql", "postgres"):
+            from holdfast.storage import postgres
+
+            return _Place(postgres.valid_url(db_url), postgres.shown(db_url), db_url)
         db_file = _path_of_url(db_url)
         if db_file is None:
-            return None
+            return _Place(f":memory:{next(_memory_numbers)}", "sqlite:// (in memory)", "sqlite://")
     text = os.fspath(db_file) if db_file is not None else ""
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidInput("db_file must be the path of a file, as a string or a Path.")
-    return os.path.realpath(Path(text).expanduser())
+    path = os.path.realpath(Path(text).expanduser())
+    return _Place(path, path, f"sqlite:///{path}", path)
 
 
 def _path_of_url(url: str) -> str | None:
     scheme, _, rest = url.partition("://")
-    if scheme in ("postgresql", "postgres"):
-        raise InvalidInput("PostgreSQL is not supported in this release; use sqlite:///path/to/file.db.")
     if scheme != "sqlite" or not (rest == "" or rest.startswith("/")):
-        raise InvalidInput("db_url must be sqlite:///relative.db, sqlite:////absolute.db or sqlite://.")
+        raise InvalidInput(
+            "db_url must be sqlite:///relative.db, sqlite:////absolute.db, sqlite:// or "
+            "postgresql://user:password@host:port/database."
+        )
     return rest[1:] if len(rest) > 1 else None

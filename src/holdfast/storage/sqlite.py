@@ -16,8 +16,11 @@ import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
 from urllib.parse import quote
 
+from holdfast import clock
 from holdfast.errors import (
     CorruptData,
     DatabaseReplaced,
@@ -31,6 +34,7 @@ from holdfast.errors import (
 )
 from holdfast.storage import schema
 from holdfast.storage.gate import Gate
+from holdfast.storage.queries import Statements
 
 _PAGE_SIZE = 1024
 """Bytes. A commit writes every page that it touches: one of a 2 kB patch and a run wrote 35 kB with pages of 4,096
@@ -44,6 +48,45 @@ _HEADER_SIZE = 100
 
 BUSY_SLICE = 0.1
 """Seconds that one attempt waits for a foreign lock holder."""
+
+
+class SQLiteStatements(Statements):
+    """The queries on a connection of SQLite."""
+
+    __slots__ = ()
+
+    dialect = "sqlite"
+
+    @staticmethod
+    def written(query: str) -> str:
+        """As it stands in the file; a transaction that writes has locked everything already."""
+        return query.replace("\n{lock}", "")
+
+    def now(self) -> float:
+        """The time of this machine, which all users of the database share."""
+        return clock.now()
+
+    def names(self) -> set[str]:
+        """See `Statements.names`."""
+        return {str(row[0]).lower() for row in self.connection.execute("SELECT name FROM sqlite_master")}
+
+    def columns(self, table: str) -> list[str]:
+        """See `Statements.columns`."""
+        return [row[0] for row in self.connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+
+    def unsound(self) -> list[str]:
+        """See `Statements.unsound`."""
+        rows = self.connection.execute("PRAGMA integrity_check").fetchall()
+        return [str(row[0]) for row in rows if row[0] != "ok"]
+
+    @contextmanager
+    def undecodable_text_kept(self) -> Iterator[None]:
+        """See `Statements.undecodable_text_kept`."""
+        self.connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        try:
+            yield
+        finally:
+            self.connection.text_factory = str
 
 
 class SQLiteFile:
@@ -120,7 +163,7 @@ class SQLiteFile:
             ForeignDatabase, SchemaTooNew: see `schema.missing`; the file was not changed.
         """
         for table in tables:
-            schema.missing(connection, self.where, table)
+            schema.missing(SQLiteStatements(connection, table, self.where))
             if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                 mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
                 if mode != "wal":
@@ -257,7 +300,7 @@ FAILURES = (sqlite3.Error, OSError, OverflowError, UnicodeError)
 """The kinds of errors that `translated` knows."""
 
 
-def keep_for_ever(connections: list[sqlite3.Connection]) -> None:
+def keep_for_ever(connections: list[Any]) -> None:
     """Make sure that these connections are never closed, not even when the interpreter ends."""
     if connections:
         import ctypes

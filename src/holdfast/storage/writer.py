@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from holdfast.errors import DatabaseReplaced, StorageBusy
 from holdfast.storage import schema
 from holdfast.storage.requests import Request
-from holdfast.storage.sqlite import FAILURES, is_busy
+from holdfast.storage.sqlite import FAILURES, SQLiteStatements, is_busy
 
 Requests = list[Request[Any]]
 
@@ -178,7 +178,7 @@ class Writer:
             connection.execute("SAVEPOINT request")
         try:
             if request.table is not None and request.table not in self.prepared | prepared:
-                schema.prepare(connection, self._database.where, request.table)
+                schema.prepare(SQLiteStatements(connection, request.table, self._database.where))
             request.value = request.work(connection)
         except Exception as error:
             if is_alone or not connection.in_transaction:

@@ -1,6 +1,8 @@
-"""What the SQL storage writes, each function inside one transaction that no other writer overlaps.
+"""What the SQL storage writes, each function inside one transaction.
 
 Rules that must stay true:
+- a transaction holds the head of the session before it writes anything else of it: by changing it, by reading it
+  to change it, or by making it; so writers of one session never overlap, also where those of others do;
 - a patch is stored only on top of the version that it was made against; a repeated commit id is recognised;
 - a value is deleted when no kept listing refers to it, and not before;
 - every write of a head, a change, a snapshot or a run renews its checksum.
@@ -36,7 +38,7 @@ def check_run_belongs(commit: Commit) -> None:
 def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool) -> int:
     """See `Storage.commit`; `beat` says whether the heartbeat of the run's process is due."""
     if commit.patch is None:
-        head = reading.find_head(db, commit.owner, commit.session_id)
+        head = reading.find_head(db, commit.owner, commit.session_id, to_change=True)
         if commit.base and (head is None or head.info.incarnation != commit.incarnation):
             raise SessionDeleted(session_id=commit.session_id)
         version = head.info.version if head else 0
@@ -56,25 +58,38 @@ def _advance(db: Statements, commit: Commit, patch: bytes, keep: KeepHistory) ->
     """Make the next version; when the commit was applied before, the version that it made then."""
     now = clock.now()
     head = None if commit.snapshot else _head_from_memory(db, commit, now)
-    is_written = head is not None
+    is_remembered = is_written = head is not None
     if head is None:
-        before = reading.find_head(db, commit.owner, commit.session_id)
-        if before is None and commit.base:
-            raise SessionDeleted(session_id=commit.session_id)
+        before = _head_before(db, commit, now)
         if before and (before.info.incarnation, before.info.version) != (commit.incarnation, commit.base):
             return _applied_version(db, commit, before.info)
         head = _next_head(before, commit, now)
+        is_written = before is None and commit.snapshot is None
     change = Change(head.info.version, commit.commit_id, commit.run_id, now, patch)
     db.put("insert_patch", rows.change_row(head.info, change))
     if commit.snapshot is not None:
         head = _store_snapshot(db, head, commit.snapshot)
         _thin(db, head)
         head, _ = _forget(db, head, keep)
+    row = head.row() if not is_remembered else ()
     if not is_written:
-        row = head.row()
         db.put("put_head", row)
+    if not is_remembered:
         db.remembered.heads.put((commit.owner, commit.session_id), (head, row))
     return None
+
+
+def _head_before(db: Statements, commit: Commit, now: float) -> rows.Head | None:
+    """The head that the commit is to advance, which nobody else can change now; None when it has just been made."""
+    while True:
+        before = reading.find_head(db, commit.owner, commit.session_id, to_change=True)
+        if before is not None:
+            return before
+        if commit.base:
+            raise SessionDeleted(session_id=commit.session_id)
+        if db.put("insert_head", _next_head(None, commit, now).row()):
+            return None
+        # Somebody else made the session in between: look again.
 
 
 def _head_from_memory(db: Statements, commit: Commit, now: float) -> rows.Head | None:
@@ -164,7 +179,7 @@ def _delete_unreferred(db: Statements, info: SessionInfo, after: int, kept: int)
     stored = db.all("value_keys", **key, after=after, before=kept)
     if stored:
         listing = reading.listing_at(db, info, kept)
-        referred = {(entry.version, entry.name) for entry in listing.values()}
+        referred = {rows.value_key(entry) for entry in listing.values()}
         db.put_each("delete_value", [(info.owner, info.session_id, *row) for row in stored if row not in referred])
 
 
@@ -193,7 +208,7 @@ def _forget(db: Statements, head: rows.Head, keep: KeepHistory) -> tuple[rows.He
 
 def prune_session(db: Statements, owner: str, session_id: str, keep: KeepHistory) -> int:
     """See `Storage.prune_session`."""
-    head, forgotten = _forget(db, reading.existing_head(db, owner, session_id), keep)
+    head, forgotten = _forget(db, reading.existing_head(db, owner, session_id, to_change=True), keep)
     if forgotten:
         db.put("put_head", head.row())
     return forgotten
@@ -201,13 +216,13 @@ def prune_session(db: Statements, owner: str, session_id: str, keep: KeepHistory
 
 def rename_session(db: Statements, owner: str, session_id: str, new_id: str) -> None:
     """See `Storage.rename_session`."""
-    head = reading.existing_head(db, owner, session_id)
-    if reading.find_head(db, owner, new_id) or _runs(db, owner, new_id):
+    head = reading.existing_head(db, owner, session_id, to_change=True)
+    new = replace(head, info=replace(head.info, session_id=new_id))
+    if reading.find_head(db, owner, new_id) or _runs(db, owner, new_id) or not db.put("insert_head", new.row()):
         raise SessionExists(session_id=new_id, where=db.where)
     key = {"owner": owner, "session_id": session_id}
     runs = [rows.read_run(row, db.where) for row in _runs(db, owner, session_id)]
     db.change("delete_head", **key)
-    db.put("put_head", replace(head, info=replace(head.info, session_id=new_id)).row())
     for query in ("move_patches", "move_snapshots", "move_values"):
         db.change(query, **key, new_id=new_id)
     db.change("delete_runs", **key)
@@ -218,17 +233,24 @@ def delete_session(db: Statements, owner: str, session_id: str) -> None:
     """See `Storage.delete_session`. Runs of a session that never got a version count as the session, and what is
     left of a damaged one is deleted too."""
     key = {"owner": owner, "session_id": session_id}
-    deleted = db.change("delete_head", **key) + db.change("delete_runs", **key)
+    deleted = db.change("delete_head", **key)
+    placeholder = rows.Head(SessionInfo(owner, session_id, "", 0, 0, "", 0.0, 0.0)).row()
+    while not deleted and not db.put("insert_head", placeholder):  # somebody made the session in between
+        deleted = db.change("delete_head", **key)
+    is_headless = not deleted
+    deleted += db.change("delete_runs", **key)
     deleted += db.change("delete_patches", **key, upto=NO_LIMIT)
     deleted += db.change("delete_snapshots", **key, since=0, upto=NO_LIMIT)
     deleted += db.change("delete_values", **key)
+    if is_headless:
+        db.change("delete_head", **key)
     if not deleted:
         raise SessionNotFound(session_id=session_id, where=db.where)
 
 
 def put_beat(db: Statements, process_id: str) -> None:
     """Record that a process lives, and forget processes that died long ago."""
-    now = clock.now()
+    now = db.now()
     db.put("put_beat", rows.beat_row(process_id, now))
     db.change("delete_beats_before", time=now - _FORGET_PROCESS_AFTER)
 

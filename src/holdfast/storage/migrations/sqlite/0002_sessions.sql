@@ -39,7 +39,7 @@ CREATE TABLE {table}_value (
     owner TEXT NOT NULL,
     session_id TEXT NOT NULL,
     version INTEGER NOT NULL,
-    name TEXT NOT NULL,
+    name BLOB NOT NULL,
     data BLOB NOT NULL,
     PRIMARY KEY (owner, session_id, version, name)
 );

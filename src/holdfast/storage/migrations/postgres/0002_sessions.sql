@@ -1,0 +1,68 @@
+-- The sessions of one table prefix. Blobs stand last, so that a row's other columns are read without them.
+
+CREATE TABLE {table}_session (
+    owner TEXT COLLATE "C" NOT NULL,
+    session_id TEXT COLLATE "C" NOT NULL,
+    incarnation TEXT COLLATE "C" NOT NULL,
+    version BIGINT NOT NULL,
+    snapshot_version BIGINT NOT NULL,
+    forgotten BIGINT NOT NULL,
+    workflow TEXT COLLATE "C" NOT NULL,
+    created_at DOUBLE PRECISION NOT NULL,
+    updated_at DOUBLE PRECISION NOT NULL,
+    checksum BYTEA NOT NULL,
+    PRIMARY KEY (owner, session_id)
+);
+
+CREATE TABLE {table}_patch (
+    owner TEXT COLLATE "C" NOT NULL,
+    session_id TEXT COLLATE "C" NOT NULL,
+    version BIGINT NOT NULL,
+    commit_id TEXT COLLATE "C" NOT NULL,
+    run_id TEXT COLLATE "C" NOT NULL,
+    created_at DOUBLE PRECISION NOT NULL,
+    checksum BYTEA NOT NULL,
+    patch BYTEA NOT NULL,
+    PRIMARY KEY (owner, session_id, version)
+);
+
+CREATE TABLE {table}_snapshot (
+    owner TEXT COLLATE "C" NOT NULL,
+    session_id TEXT COLLATE "C" NOT NULL,
+    version BIGINT NOT NULL,
+    checksum BYTEA NOT NULL,
+    listing BYTEA NOT NULL,
+    PRIMARY KEY (owner, session_id, version)
+);
+
+CREATE TABLE {table}_value (
+    owner TEXT COLLATE "C" NOT NULL,
+    session_id TEXT COLLATE "C" NOT NULL,
+    version BIGINT NOT NULL,
+    name BYTEA NOT NULL,
+    data BYTEA NOT NULL,
+    PRIMARY KEY (owner, session_id, version, name)
+);
+
+CREATE TABLE {table}_run (
+    owner TEXT COLLATE "C" NOT NULL,
+    session_id TEXT COLLATE "C" NOT NULL,
+    run_id TEXT COLLATE "C" NOT NULL,
+    workflow_id TEXT COLLATE "C" NOT NULL,
+    workflow TEXT COLLATE "C" NOT NULL,
+    status TEXT COLLATE "C" NOT NULL,
+    started_at DOUBLE PRECISION NOT NULL,
+    process_id TEXT COLLATE "C" NOT NULL,
+    ended_at DOUBLE PRECISION,
+    requests BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cost DOUBLE PRECISION,
+    base_version BIGINT NOT NULL,
+    checksum BYTEA NOT NULL,
+    error TEXT COLLATE "C",
+    input BYTEA,
+    output BYTEA,
+    refused_patch BYTEA,
+    PRIMARY KEY (owner, session_id, run_id)
+);
