@@ -4,7 +4,7 @@
     python -m faults --only deaths        the cases whose name contains a word
     python -m faults --markdown           the table as Markdown
     python -m faults --write PAGE         ... put into a page between its marks
-    python -m faults --soak               the long figures, each case for HOLDFAST_SOAK_SECONDS (120) at most
+    python -m faults --soak               the long figures, each case for HOLDFAST_SOAK_SECONDS (60) at most
 
 A soak begins with the round that HOLDFAST_SOAK_FROM names, a number for all cases or `case/backend=number,...`, and
 says at its end what to set that to in order to go on.
@@ -21,7 +21,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from faults import table
-from faults.backends import BACKENDS, backend_named
+from faults.backends import BACKENDS, backend_named, is_there
 from faults.cases.all import CASES
 from faults.examination import Result, examine
 
@@ -51,14 +51,15 @@ def main() -> int:
 
 def examinations(options: argparse.Namespace) -> Iterator[Result]:
     """The results of all that is asked for, one after the other."""
-    seconds = float(os.environ.get("HOLDFAST_SOAK_SECONDS", "120")) if options.soak else math.inf
+    seconds = float(os.environ.get("HOLDFAST_SOAK_SECONDS", "60")) if options.soak else math.inf
     with ExitStack() as stack:
-        for name in [options.backend] if options.backend else BACKENDS:
+        for name in [options.backend] if options.backend else filter(is_there, BACKENDS):
             cases = [case for case in CASES if options.only in case.name and name in case.backends]
             backend = stack.enter_context(closing(backend_named(name))) if cases else None
             for case in cases:
                 assert backend is not None
-                amount = case.amounts.soak if options.soak else case.amounts.full
+                amounts = case.amounts_on(name)
+                amount = amounts.soak if options.soak else amounts.full
                 first = first_round(f"{case.name}/{name}") if options.soak else 0
                 yield examine(case, backend, amount, seconds=seconds, first=first)
 

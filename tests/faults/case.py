@@ -51,8 +51,14 @@ class Case:
     unit: ClassVar[str]
     """What is counted, in the plural."""
     amounts: ClassVar[Amounts]
+    elsewhere: ClassVar[Mapping[str, Amounts]] = {}
+    """Other amounts, for backends on which everything takes longer."""
     plants: ClassVar[Mapping[str, int]]
     """The bugs that it must find, each with the number of rounds after which it counts as not found."""
+
+    def amounts_on(self, backend: str) -> Amounts:
+        """How much is tried on a backend."""
+        return self.elsewhere.get(backend, self.amounts)
 
     def missing(self, workshop: Workshop) -> str | None:
         """Why it cannot be tried here; None when it can."""

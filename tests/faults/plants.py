@@ -17,7 +17,7 @@ from holdfast import clock, codec, patch
 from holdfast.errors import StateConflict, StorageFull
 from holdfast.records import Change, Commit, RunStatus, SessionInfo
 from holdfast.running import ActiveRun, status_after
-from holdfast.storage import memory, rows, writing
+from holdfast.storage import memory, rows, server, writing
 from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.storage.writer import Writer
@@ -178,13 +178,23 @@ def unsigned() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def untidy() -> Iterator[None]:
+    """What an interrupt left open is not rolled back, and goes on being used."""
+    with (
+        mock.patch.object(Writer, "_tidy", Writer._leave),
+        mock.patch.object(server, "is_idle", lambda connection: not connection.closed),
+    ):
+        yield
+
+
 _PLANTS: dict[str, Callable[[], Any]] = {
     EARLY: early,
     BLIND: _replaced(writing, "_applied_version", overwrite),
     TAKEN: taken,
     UNRECOGNISED: unrecognised,
     UNVERIFIED: _replaced(rows, "_verify", lambda *_: None),
-    UNTIDY: _replaced(Writer, "_tidy", Writer._leave),
+    UNTIDY: untidy,
     SWALLOWED: swallowed,
     ABANDONED: abandoned,
     SORTED: sorted_names,

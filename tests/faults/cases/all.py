@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from faults.case import Case
-from faults.cases import contention, damage, deaths, disks, interrupts, power, replies, schedules, values
+from faults.cases import contention, damage, deaths, disks, interrupts, power, replies, schedules, servers, values
 
 CASES: tuple[Case, ...] = (
     deaths.OneWriter(),
     deaths.FourWriters(),
     power.Power(),
+    servers.Restarts(),
     contention.ByHand(),
     contention.Runs(),
     contention.Transactions(),
@@ -16,6 +17,7 @@ CASES: tuple[Case, ...] = (
     schedules.ByHandInSQLite(),
     schedules.Runs(),
     replies.LostReplies(),
+    servers.CutLines(),
     values.Machine(),
     values.Programs(),
     values.Catalogue(),

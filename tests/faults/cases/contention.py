@@ -85,7 +85,7 @@ class Runs(_Contention):
     """Runs of a workflow that append."""
 
     name = "contention-of-runs"
-    amounts = Amounts(sample=3, full=12, soak=1_000)
+    amounts = Amounts(sample=3, full=6, soak=1_000)
     plants = {BLIND: 5, TAKEN: 5}
     mode = "append"
 
@@ -94,7 +94,7 @@ class Transactions(_Contention):
     """Transactions of a workflow that append."""
 
     name = "contention-of-transactions"
-    amounts = Amounts(sample=3, full=12, soak=1_000)
+    amounts = Amounts(sample=3, full=6, soak=1_000)
     plants = {BLIND: 5, TAKEN: 5}
     mode = "transaction"
 

@@ -292,6 +292,6 @@ class Runs(_Schedules):
 
     name = "schedules-of-runs"
     backends = ("memory",)
-    amounts = Amounts(sample=40, full=300, soak=1_000_000)
+    amounts = Amounts(sample=40, full=200, soak=1_000_000)
     plants = {TAKEN: 5, UNRECOGNISED: 5}
     mode = "append"

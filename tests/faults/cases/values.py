@@ -89,6 +89,7 @@ class Programs(Case):
     backends = ("memory", "SQLite", "PostgreSQL")
     unit = "operations of random programs"
     amounts = Amounts(sample=0, full=2_500, soak=1_000_000)
+    elsewhere = {"PostgreSQL": Amounts(sample=0, full=300, soak=100_000)}
     plants = {SORTED: 20}
 
     def round(self, workshop: Workshop, number: int, plant: str | None) -> Round:
@@ -111,6 +112,7 @@ class Catalogue(Case):
     backends = ("memory", "SQLite", "PostgreSQL")
     unit = "hostile values"
     amounts = Amounts(sample=0, full=len(CATALOGUE) + 1_000, soak=1_000_000)
+    elsewhere = {name: Amounts(sample=0, full=len(CATALOGUE), soak=100_000) for name in ("SQLite", "PostgreSQL")}
     plants = {UNSIGNED: 1}
 
     def round(self, workshop: Workshop, number: int, plant: str | None) -> Round:
