@@ -42,6 +42,7 @@ LAYERS = [
     # workflows
     "holdfast.workflow",
     "holdfast.running",
+    "holdfast.leases",
     "holdfast.drivers",
     "holdfast.heartbeat",
     # agents
@@ -57,6 +58,10 @@ LAYERS = [
     "holdfast.library",
     # a session in use
     "holdfast.session",
+    "holdfast.conflicts",
+    "holdfast.standing",
+    "holdfast.live",
+    "holdfast.values",
     "holdfast.stored",
     "holdfast.state",
     # storages
@@ -81,10 +86,13 @@ LAYERS = [
     "holdfast.storage.queries",
     "holdfast.storage.remembered",
     "holdfast.storage.rows",
+    "holdfast.storage.leasing",
     "holdfast.storage.listing",
     "holdfast.storage",
     "holdfast.storage.base",
     # values and changes
+    "holdfast.merging",
+    "holdfast.edits",
     "holdfast.patch",
     "holdfast.difference",
     "holdfast.operations",

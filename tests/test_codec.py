@@ -465,7 +465,8 @@ def test_planted_content_imports_and_executes_nothing() -> None:
 import sys
 from holdfast import codec
 from holdfast.errors import HoldfastError
-from holdfast.patch import apply_live, decode_patch
+from holdfast.edits import Document, edits_of
+from holdfast.patch import decode_patch
 
 class Canary:
     pass
@@ -486,7 +487,7 @@ planted = [
 ]
 
 def run(data):
-    for work in (codec.decode, codec.display, lambda data: apply_live({}, decode_patch(data))):
+    for work in (codec.decode, codec.display, lambda data: edits_of(decode_patch(data), Document({}.__getitem__))):
         try:
             work(data)
         except HoldfastError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 import sys
 from typing import Any
 
@@ -14,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalogue import CATALOGUE, TYPES, Hostile, article, hostile_id, nested, same
-from holdfast import codec, patch
+from holdfast import codec, edits, patch
 from holdfast.difference import gaps
 from holdfast.errors import MalformedData
-from holdfast.patch import Operation, apply, apply_live, decode_patch, diff, encode_patch
+from holdfast.patch import Operation, apply, decode_patch, diff, encode_patch, live_key
 
 Document = dict[str, bytes]
 
@@ -43,6 +44,14 @@ STATES = st.dictionaries(KEYS, VALUES, max_size=4)
 
 def document(state: dict[Any, Any]) -> Document:
     return {codec.name_of(key, TYPES): codec.encode(value, TYPES) for key, value in state.items()}
+
+
+def apply_live(live: dict[Any, Any], operations: list[Operation]) -> None:
+    """Apply operations to live values, as a session does that follows what others changed."""
+    made = edits.edits_of(operations, edits.Document(document(live).__getitem__))
+    edits.apply_live(
+        made, live, lambda data: codec.decode(data, TYPES), lambda holder, name: live_key(holder, name, TYPES)
+    )
 
 
 def edited(data: st.DataObject, value: Any, other: st.SearchStrategy[Any]) -> Any:
@@ -115,7 +124,7 @@ def test_live_values_follow_a_patch(data: st.DataObject, old: dict[Any, Any]) ->
     before, after = document(old), document(new)
     live = {codec.key_of(name, TYPES): codec.decode(value, TYPES) for name, value in before.items()}
     kept = {key: value for key, value in live.items() if type(value) in (list, dict)}
-    apply_live(live, check(before, after), TYPES)
+    apply_live(live, check(before, after))
     assert same(live, new)
     assert document(live) == after
     displaced = patch.displaced(list(before), list(after))[0]
@@ -143,7 +152,7 @@ def test_every_hostile_value_travels_in_a_patch(entry: Hostile) -> None:
     new = document({"kept": [1, {"inner": value} if entry.number != 72 else 1], "value": value})
     operations = check(old, new)
     live = {"kept": [1], "value": 0}
-    apply_live(live, decode_patch(encode_patch(operations)), TYPES)
+    apply_live(live, decode_patch(encode_patch(operations)))
     assert document(live) == new
 
 
@@ -287,29 +296,11 @@ def test_live_containers_keep_their_identity() -> None:
     state: dict[Any, Any] = {"posts": posts, 5: {"n": 1}}
     tags, five = posts[0]["tags"], state[5]
     new = {"posts": [{"id": 1, "tags": ["a", "b"]}, {"id": 3}, {"id": 4}], 5: {"n": 1, (1,): 2}}
-    apply_live(state, diff(document(state), document(new)), TYPES)
+    apply_live(state, diff(document(state), document(new)))
     assert same(state, new)
     assert state["posts"] is posts
     assert tags == ["a", "b"]
     assert five == {"n": 1, (1,): 2}
-
-
-def test_only_the_methods_of_every_dict_are_used_on_the_root() -> None:
-    class Lazy(dict[Any, Any]):
-        """Decodes a value when it is first asked for, as a session state does."""
-
-        def __getitem__(self, key: Any) -> Any:
-            value = super().__getitem__(key)
-            if type(value) is bytes:
-                value = json.loads(value)
-                self[key] = value
-            return value
-
-    root = Lazy(a=b'{"x":[1]}', b=b"[2]")
-    apply_live(
-        root, [Operation("add", ("a", "x", "-"), b"2"), Operation("remove", ("b",)), Operation("add", ("c",), b"3")]
-    )
-    assert dict(root) == {"a": {"x": [1, 2]}, "c": 3}
 
 
 MISFITS = [
@@ -340,12 +331,14 @@ MISFITS = [
 @pytest.mark.parametrize("operation", MISFITS, ids=lambda each: f"{each.op}-{'-'.join(each.path)[:20]}")
 def test_an_operation_that_does_not_fit_is_refused_with_its_path(operation: Operation) -> None:
     state = {"n": 1, "l": [1, 2], "d": {"k": 1}, "t": (1,), "m": article()}
-    for act in (lambda: apply(document(state), [operation]), lambda: apply_live(state, [operation], TYPES)):
-        with pytest.raises(MalformedData) as failure:
-            act()
-        where = str(failure.value.facts["where"]).removeprefix("a patch at ").strip("'")
-        assert where.count("/") >= len(operation.path) - 1
-        assert patch.pointer_of(operation.path).startswith(where)
+    with pytest.raises(MalformedData) as failure:
+        apply(document(state), [operation])
+    where = str(failure.value.facts["where"]).removeprefix("a patch at ").strip("'")
+    assert where.count("/") >= len(operation.path) - 1
+    assert patch.pointer_of(operation.path).startswith(where)
+    if len(operation.path) != 1 and operation.path != ("d", "x"):  # a last step is taken on trust
+        with pytest.raises(MalformedData, match=re.escape(repr(patch.pointer_of(operation.path)))):
+            apply_live(state, [operation])
 
 
 # -- the text -----------------------------------------------------------------------------------------------------
@@ -391,7 +384,7 @@ def test_a_live_container_that_is_replaced_by_one_of_its_type_stays_the_same_obj
     inner: list[Any] = [1, 2]
     state: dict[str, Any] = {"by": {"a": inner}, "posts": [{"tags": inner}]}
     tagged = state["posts"][0]
-    patch.apply_live(
+    apply_live(
         state,
         [
             Operation("replace", ("by", "a"), b"[3]"),

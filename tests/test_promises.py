@@ -82,16 +82,23 @@ def test_promise_2_nothing_acknowledged_is_lost_to_a_kill(tmp_path: Path, databa
         storage.close()
 
 
-def test_promise_3_two_runs_that_change_one_session_never_lose_silently(database: Path) -> None:
+def test_promise_3_runs_of_one_session_merge_and_what_overlaps_is_told(database: Path) -> None:
     storage = SqlWorkflowStorage(db_file=database)
 
-    def append_under_another(state: Any) -> None:
+    def both(state: Any) -> None:
         Posts(session_id="s", storage=storage).run(lambda inner: inner.setdefault("items", []).append("theirs"))
         state.setdefault("items", []).append("mine")
 
+    Posts(session_id="s", storage=storage).run(both)
+    assert Posts(session_id="s", storage=storage).session_state == {"items": ["theirs", "mine"]}
+
+    def overlapping(state: Any) -> None:
+        Posts(session_id="s", storage=storage).run(lambda inner: inner.update(last="theirs"))
+        state["last"] = "mine"
+
     with pytest.raises(StateConflict):
-        Posts(session_id="s", storage=storage).run(append_under_another)
-    assert Posts(session_id="s", storage=storage).session_state == {"items": ["theirs"]}
+        Posts(session_id="s", storage=storage).run(overlapping)
+    assert Posts(session_id="s", storage=storage).session_state == {"items": ["theirs", "mine"], "last": "theirs"}
     refused = [run.refused_patch for run in storage.find_runs("") if run.refused_patch]
     assert len(refused) == 1
     assert b"mine" in refused[0]

@@ -254,10 +254,10 @@ class FailingOnce(MemoryStorage):
         super().__init__()
         self.failures: list[Exception] = []
 
-    def commit(self, commit: Commit) -> int:
+    def commit(self, commit: Commit, **given: Any) -> int:
         if self.failures:
             raise self.failures.pop(0)
-        return super().commit(commit)
+        return super().commit(commit, **given)
 
 
 @pytest.mark.parametrize("failure", [StorageBusy(where="memory", seconds=1), OSError("not one of ours")])
@@ -422,7 +422,7 @@ def test_a_rolled_back_run_leaves_nothing_behind_however_it_fails(storage: Stora
         Workflow(session_id="s", storage=storage).session_state  # noqa: B018
         other = RollingBack(session_id="s", storage=storage)
         other.run(lambda s: s.update(theirs=1))
-        state["half"] = 1
+        state["theirs"] = 2
 
     with pytest.raises(StateConflict):
         workflow.run(conflict)
@@ -466,7 +466,7 @@ def test_a_database_that_is_busy_when_a_run_begins_is_waited_for_once() -> None:
             self.asked += 1
             raise StorageBusy(where="memory", seconds=1)
 
-        def commit(self, commit: Commit) -> int:
+        def commit(self, commit: Commit, **given: Any) -> int:
             self.asked += 1
             raise StorageBusy(where="memory", seconds=1)
 
@@ -496,9 +496,9 @@ def test_a_busy_storage_does_not_keep_the_runs_of_others_from_being_recorded(fak
     go_on = threading.Event()
 
     class Blocked(MemoryStorage):
-        def commit(self, commit: Commit) -> int:
+        def commit(self, commit: Commit, **given: Any) -> int:
             go_on.wait(20)
-            return super().commit(commit)
+            return super().commit(commit, **given)
 
     class Open(Workflow):
         def run(self) -> Iterator[int]:

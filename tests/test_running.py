@@ -195,10 +195,10 @@ def test_a_second_cancellation_does_not_tear_the_commit(storage: Storage) -> Non
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(MemoryStorage):
-        def commit(self, commit: Commit) -> int:
+        def commit(self, commit: Commit, **given: Any) -> int:
             begun.set()
             go_on.wait(5)
-            return super().commit(commit)
+            return super().commit(commit, **given)
 
     slow = Slow()
 
@@ -340,30 +340,60 @@ def test_rollback_undoes_a_failed_first_run_in_place(storage: Storage) -> None:
     assert items is not None
 
 
-def test_a_commit_on_an_old_base_is_refused_and_its_patch_is_kept_with_the_run(storage: Storage) -> None:
+class Naming(Workflow):
+    """Says who ran last: two runs at the same time change one place."""
+
+    def run(self, name: str) -> Iterator[str]:
+        self.session_state["last"] = name
+        yield name
+
+
+def named(storage: Storage, name: str) -> None:
+    list(Naming(session_id="s", storage=storage).run(name))
+
+
+def test_two_runs_that_append_to_one_list_are_both_kept(storage: Storage) -> None:
     first = Appending(session_id="s", storage=storage)
-    second = Appending(session_id="s", storage=storage)
     responses = first.run(["first"])
     next(responses)
-    list(second.run(["second"]))
-    with pytest.raises(StateConflict) as caught:
+    list(Appending(session_id="s", storage=storage).run(["second"]))
+    assert first.session_state["items"] == ["first"], "others' changes come at the end of the run"
+    list(responses)
+    assert stored_items(storage) == ["second", "first"] == first.session_state["items"]
+    assert not any(run.refused_patch for run in storage.find_runs(""))
+
+
+def test_a_commit_that_changes_what_another_changed_is_refused_and_its_patch_is_kept(storage: Storage) -> None:
+    named(storage, "nobody")
+    first = Naming(session_id="s", storage=storage)
+    responses = first.run("first")
+    next(responses)
+    named(storage, "second")
+    with pytest.raises(StateConflict, match=r"session_state\['last'\] was changed by another run") as caught:
         list(responses)
-    assert (caught.value.base, caught.value.current) == (0, 1)
-    assert stored_items(storage) == ["second"]
-    refused = [run for run in storage.find_runs("") if run.refused_patch]
-    assert len(refused) == 1
-    assert refused[0].status is RunStatus.failed
-    assert b'"first"' in refused[0].refused_patch
+    conflict = caught.value
+    assert (conflict.path, conflict.base, conflict.ours, conflict.theirs) == (
+        "session_state['last']",
+        "nobody",
+        "first",
+        "second",
+    )
+    assert (conflict.base_version, conflict.current_version) == (1, 2)
+    (refused,) = [run for run in storage.find_runs("") if run.refused_patch]
+    assert refused.status is RunStatus.failed
+    assert (refused.refused_version, refused.refused_patch) == (1, conflict.patch)
+    assert conflict.patch == b'[{"op":"replace","path":"/last","value":"first"}]'
     # The object goes on from what is stored now.
-    list(first.run(["third"]))
-    assert stored_items(storage) == ["second", "third"]
+    assert first.session_state["last"] == "first"
+    list(first.run("third"))
+    assert Naming(session_id="s", storage=storage).session_state == {"last": "third"}
 
 
 def test_a_conflict_in_the_middle_of_a_run_is_not_lost_when_the_run_goes_on(storage: Storage) -> None:
     class Careless(Workflow):
         def run(self) -> None:
-            self.session_state["mine"] = 1
-            list(Appending(session_id="s", storage=self.storage).run(["theirs"]))
+            self.session_state["last"] = "mine"
+            named(self.storage, "theirs")
             with pytest.raises(StateConflict):
                 self.write_to_storage()
             self.session_state["more"] = 2
@@ -373,19 +403,19 @@ def test_a_conflict_in_the_middle_of_a_run_is_not_lost_when_the_run_goes_on(stor
     refused = next(run for run in storage.find_runs("") if run.refused_patch)
     assert b"mine" in refused.refused_patch
     assert b"more" in refused.refused_patch
-    assert stored_items(storage) == ["theirs"]
+    assert Naming(session_id="s", storage=storage).session_state == {"last": "theirs"}
 
 
 def test_changes_outside_of_runs_that_conflict_are_refused_by_the_next_run(storage: Storage) -> None:
-    workflow = Appending(session_id="s", storage=storage)
-    workflow.session_state["mine"] = 1
-    list(Appending(session_id="s", storage=storage).run(["theirs"]))
+    workflow = Naming(session_id="s", storage=storage)
+    workflow.session_state["last"] = "mine"
+    named(storage, "theirs")
     with pytest.raises(StateConflict):
-        list(workflow.run(["x"]))
+        list(workflow.run("x"))
     refused = next(run for run in storage.find_runs("") if run.refused_patch)
     assert b"mine" in refused.refused_patch
-    list(workflow.run(["y"]))
-    assert stored_items(storage) == ["theirs", "y"]
+    list(workflow.run("y"))
+    assert Naming(session_id="s", storage=storage).session_state == {"last": "y"}
 
 
 def test_a_session_deleted_under_a_run_stays_deleted(storage: Storage) -> None:
@@ -516,10 +546,10 @@ class Refusing(MemoryStorage):
         super().__init__()
         self.failures: list[StorageError] = []
 
-    def commit(self, commit: Commit) -> int:
+    def commit(self, commit: Commit, **given: Any) -> int:
         if self.failures:
             raise self.failures.pop(0)
-        return super().commit(commit)
+        return super().commit(commit, **given)
 
 
 def test_a_storage_failure_at_the_end_is_raised_and_the_object_can_run_again() -> None:

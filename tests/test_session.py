@@ -368,8 +368,8 @@ def test_a_commit_of_unknown_outcome_is_settled_before_the_next_one() -> None:
     class LosesReplies(MemoryStorage):
         lost = 0
 
-        def commit(self, commit: Commit) -> int:
-            version = super().commit(commit)
+        def commit(self, commit: Commit, **given: Any) -> int:
+            version = super().commit(commit, **given)
             if self.lost:
                 self.lost -= 1
                 raise OutcomeUnknown(where="memory", reason="the reply was lost")

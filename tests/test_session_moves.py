@@ -127,12 +127,12 @@ class Failing(MemoryStorage):
         self.after: list[BaseException] = []
         self.reading: list[BaseException] = []
 
-    def commit(self, commit: Commit) -> int:
+    def commit(self, commit: Commit, **given: Any) -> int:
         if commit.patch is None:
-            return super().commit(commit)
+            return super().commit(commit, **given)
         if self.before:
             raise self.before.pop(0)
-        version = super().commit(commit)
+        version = super().commit(commit, **given)
         if self.after:
             raise self.after.pop(0)
         return version
@@ -250,7 +250,7 @@ def test_a_read_that_fails_while_the_state_moves_changes_nothing() -> None:
 def test_changes_made_after_a_refused_commit_are_refused_too_and_kept(storage: Storage) -> None:
     a = doing(storage)
     a.session_state["x"] = 1
-    doing(storage).run(lambda s: s.update(y=1))
+    doing(storage).run(lambda s: s.update(x=0, y=1))
     with pytest.raises(StateConflict):
         a.run()
     a.session_state["after"] = "important"
@@ -259,7 +259,7 @@ def test_changes_made_after_a_refused_commit_are_refused_too_and_kept(storage: S
     assert b"important" in (caught.value.patch or b"")
     assert any(b"important" in (run.refused_patch or b"") for run in storage.find_runs(""))
     a.run(lambda s: s.update(z=1))
-    assert stored(storage) == {"y": 1, "z": 1}
+    assert stored(storage) == {"x": 0, "y": 1, "z": 1}
 
 
 def test_two_keys_that_are_stored_alike_are_refused(storage: Storage) -> None:

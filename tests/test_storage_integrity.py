@@ -37,7 +37,7 @@ def damage(file: Path, statement: str) -> None:
 
 def columns(file: Path) -> Iterator[tuple[str, str]]:
     with closing(sqlite3.connect(file)) as connection:
-        for table in ("t_session", "t_patch", "t_snapshot", "t_value", "t_run", "holdfast_process"):
+        for table in ("t_session", "t_lease", "t_patch", "t_snapshot", "t_value", "t_run", "holdfast_process"):
             for row in connection.execute(f"PRAGMA table_info({table})").fetchall():
                 yield table, row[1]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -58,6 +59,13 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Let some time pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     """Hand something to whoever iterates over the run."""
 
@@ -78,7 +86,7 @@ class Ended:
     value: Any
 
 
-Effect: TypeAlias = Call | Advance | Close | Store | Emit
+Effect: TypeAlias = Call | Advance | Close | Store | Pause | Emit
 Flow: TypeAlias = Generator[Effect, Any, Any]
 
 
@@ -113,6 +121,18 @@ def begin(flow: Flow) -> tuple[list[RunResponse], Handover | None]:
             step, reply = flow.throw, error
 
 
+def perform(flow: Flow) -> None:
+    """Perform a flow that emits nothing, in plain code."""
+    for _ in stream(flow):
+        raise AssertionError("this flow was to emit nothing")
+
+
+async def aperform(flow: Flow) -> None:
+    """Perform a flow that emits nothing, on the running event loop."""
+    async for _ in astream(flow):
+        raise AssertionError("this flow was to emit nothing")
+
+
 def stream(flow: Flow) -> Generator[Any, Any, Any]:
     """Perform a flow in plain code, handing out what it emits; returns what the flow returns."""
     step: Callable[[Any], Effect] = flow.send
@@ -139,6 +159,8 @@ def stream(flow: Flow) -> Generator[Any, Any, Any]:
 def _perform(effect: Effect) -> Any:
     if isinstance(effect, Store):
         return effect.work()
+    if isinstance(effect, Pause):
+        return time.sleep(effect.seconds)
     assert not isinstance(effect, Emit)
     with effect.scope():
         if isinstance(effect, Call):
@@ -177,6 +199,8 @@ async def astream(flow: Flow) -> AsyncGenerator[Any, Any]:
 async def _aperform(effect: Effect) -> Any:
     if isinstance(effect, Store):
         return await _on_a_thread(effect.work)
+    if isinstance(effect, Pause):
+        return await asyncio.sleep(effect.seconds)
     assert not isinstance(effect, Emit)
     with effect.scope():
         if isinstance(effect, Close):

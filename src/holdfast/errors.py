@@ -5,13 +5,16 @@
     ├── StateError
     │   ├── UnstorableValue      (also TypeError)   values that cannot be kept, each with its path
     │   ├── UndeclaredType       a stored value of a type that this workflow does not declare
-    │   └── StateConflict        the session changed since it was loaded
+    │   └── StateConflict        another run changed the same place of the session
+    │       └── VersionConflict  a commit on top of another version than the session has
     ├── RunError
     │   ├── RunInProgress        one object runs one run at a time
     │   └── RunNotFound
     ├── AgentError               an agent that cannot be run as it is configured
     └── StorageError
         ├── StorageBusy          not begun within the timeout; nothing was written
+        ├── SessionBusy          somebody else has the session to himself
+        ├── LeaseLost            the session was given to somebody else, after this process was not heard of
         ├── OutcomeUnknown       begun, but whether it was committed is not known
         ├── StorageClosed        used after close()
         ├── StorageFull          no space left, or a size limit reached
@@ -94,13 +97,26 @@ class UndeclaredType(StateError):
 
 
 class StateConflict(StateError):
-    """Session {session_id!r} is at version {current}, but this commit was made from version {base}: another run has
-    changed the session since. Nothing of this commit was applied; its changes are kept as the refused patch of the
-    run (`holdfast runs show`) and in the `patch` of this error. Run again to start from what is stored now."""
+    """Session {session_id!r}: {path} was changed by another run since version {base_version}, and by this one as well.
+    Nothing of this commit was applied; its changes are kept as the refused patch of the run and in the `patch` of
+    this error. See them with `holdfast runs show`, apply them by hand with `holdfast sessions apply`, or run again to
+    start from what is stored now (version {current_version}). To settle such conflicts, give the workflow an
+    `on_conflict`; to read and write without any, use `with self.transaction()`."""
 
-    base: int
-    current: int
+    session_id: str
+    path: str
+    base: Any
+    """What was there before either changed it; `holdfast.merging.MISSING` for nothing. So are `ours` and `theirs`."""
+    ours: Any
+    theirs: Any
+    base_version: int
+    current_version: int
     patch: bytes | None = None
+
+
+class VersionConflict(StateConflict):
+    """Session {session_id!r} is at version {current_version}, but this commit was made from version {base_version}.
+    Nothing of this commit was applied. Load the session again and commit on top of what is stored now."""
 
 
 class RunError(HoldfastError):
@@ -127,6 +143,19 @@ class StorageError(HoldfastError):
 class StorageBusy(StorageError):
     """{where} was busy for {seconds:g} s, so this call did not begin and nothing was written. Another process may
     be holding it; try again, or give a longer `lock_timeout`."""
+
+
+class SessionBusy(StorageError):
+    """Session {session_id!r} is in use by {holder}, for which this call has waited {seconds:g} s. Nothing was
+    written; try again, or give the storage a longer `lock_timeout`."""
+
+
+class LeaseLost(StorageError):
+    """Session {session_id!r} was given to somebody else, because nothing was heard of this process for longer than
+    its lease. Nothing of this commit was applied; run again to start from what is stored now."""
+
+    base_version: int | None = None
+    patch: bytes | None = None
 
 
 class OutcomeUnknown(StorageError):
@@ -191,6 +220,7 @@ class SessionDeleted(StorageError):
     """Session {session_id!r} was deleted while this run was using it, so this commit was not stored. A new run
     creates the session again."""
 
+    base_version: int | None = None
     patch: bytes | None = None
 
 

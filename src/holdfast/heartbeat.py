@@ -1,9 +1,10 @@
-"""One thread per process that says which runs are alive.
+"""One thread per process that says which runs are alive, and keeps the leases that they hold.
 
 Rules that must stay true:
 - a run that is open for longer than `RECORD_AFTER` is recorded as running, even while it waits for a model;
 - while runs are open, the process beats for each of their storages; nothing is written for a process without runs;
-- a failure here is never lost: it is kept with the run and raised by that run's next commit;
+- a failure here is never lost: it is kept with the run and raised by that run's next commit; a lease that could not
+  be renewed in time is refused by the storage when something is committed under it;
 - a forked child starts with no runs and makes its own thread and its own process id.
 """
 
@@ -16,12 +17,15 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from holdfast import clock
-from holdfast.errors import HoldfastError, StorageClosed
-from holdfast.storage.base import BEAT_EVERY, Storage
+from holdfast.errors import HoldfastError, LeaseLost, StorageClosed
+from holdfast.storage.base import BEAT_EVERY, LEASE_SECONDS, Storage
 from holdfast.threads import process_number, quiet
 
 RECORD_AFTER = 0.2
 """Seconds after which the start of a run is recorded when no commit has done so."""
+
+RENEW_EVERY = LEASE_SECONDS / 3
+"""Seconds between two renewals of a lease."""
 
 
 class OpenRun(Protocol):
@@ -36,8 +40,17 @@ class OpenRun(Protocol):
     def abandon(self) -> None: ...
 
 
+class Renewable(Protocol):
+    """What the heartbeat needs to know of a lease."""
+
+    storage: Storage
+    claimed_at: float
+
+    def claim(self) -> int: ...
+
+
 class Heartbeat:
-    """The open runs of this process, and the thread that looks after them."""
+    """The open runs and leases of this process, and the thread that looks after them."""
 
     def __init__(self) -> None:
         self.process_id = clock.new_id()
@@ -45,6 +58,7 @@ class Heartbeat:
         # The storage is held for the run: when both are garbage, the run is still to be committed there.
         self._runs: WeakKeyDictionary[OpenRun, Storage] = WeakKeyDictionary()
         self._beats: WeakKeyDictionary[Storage, float] = WeakKeyDictionary()
+        self._leases: set[Renewable] = set()
         self._attended: set[int] = set()
         """Storages that a thread is writing to at this moment, by identity."""
         self._wake = threading.Event()
@@ -54,9 +68,25 @@ class Heartbeat:
         """Look after a run from now on."""
         with self._lock:
             self._runs[run] = run.storage
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._look_after, name="holdfast-heartbeat", daemon=True)
-                self._thread.start()
+        self._attend_from_now_on()
+
+    def hold(self, lease: Renewable) -> None:
+        """Renew a lease, or a place in the queue for one, from now on."""
+        with self._lock:
+            self._leases.add(lease)
+        self._attend_from_now_on()
+
+    def let_go(self, lease: Renewable) -> None:
+        """The lease is not wanted any more."""
+        with self._lock:
+            self._leases.discard(lease)
+
+    def _attend_from_now_on(self) -> None:
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._look_after, name="holdfast-heartbeat", daemon=True)
+                    self._thread.start()
         # The thread ticks while runs come and go; waking it for each short run would cost more than the run.
         if not self._wake.is_set():
             self._wake.set()
@@ -94,12 +124,36 @@ class Heartbeat:
             while True:
                 self._wake.wait()
                 pause.wait(RECORD_AFTER)
-                runs = self._open()
-                if not runs:
+                runs, leases = self._open(), self._held()
+                if not (runs or leases):
                     self._wake.clear()
-                    if self._open():  # one came between
+                    if self._open() or self._held():  # one came between
                         self._wake.set()
                 self._attend([run for run in runs if self._is_due(run)])
+                for lease in leases:
+                    self._renew(lease)
+
+    def _held(self) -> list[Renewable]:
+        with self._lock:
+            return list(self._leases)
+
+    def _renew(self, lease: Renewable) -> None:
+        """Renew a lease on a thread of its own, if it is time for that."""
+        if clock.monotonic() - lease.claimed_at < RENEW_EVERY or id(lease) in self._attended:
+            return
+        self._attended.add(id(lease))
+        threading.Thread(target=self._claim, args=(lease,), name="holdfast-heartbeat", daemon=True).start()
+
+    def _claim(self, lease: Renewable) -> None:
+        with quiet():
+            try:
+                lease.claim()
+            except LeaseLost:
+                self.let_go(lease)  # its holder finds out at its next commit, which the storage refuses
+            except HoldfastError:
+                pass  # tried again at the next tick; and the holder meets the same failure when it commits
+            finally:
+                self._attended.discard(id(lease))
 
     def _is_due(self, run: OpenRun) -> bool:
         now = clock.monotonic()

@@ -2,7 +2,8 @@
 
 Rules that must stay true:
 - a path is a tuple of the names and indexes as text, as RFC 6901 splits a pointer; `-` stands for the end of a list;
-- a value is encoded text that is put into the patch, and taken out of it, byte for byte.
+- a value is encoded text that is put into the patch, and taken out of it, byte for byte;
+- what this library adds to an operation (`atom`) is a member that RFC 6902 tells every reader to ignore.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ Path = tuple[str, ...]
 _STRAY_TILDE = re.compile(r"~(?![01])")
 
 
-class Operation(msgspec.Struct, frozen=True):
+class Operation(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """One operation of a patch.
 
     Attributes:
         op: what to do.
         path: where, as the segments of a JSON pointer; the first one is the name of a top-level value.
         value: the encoded value, None for `remove`.
+        atom: how many leading segments of the path lead to a container that was assigned whole, so that nobody
+            else's changes may be mixed into it; 0 when there is none.
 
     >>> Operation("add", ("posts", "-"), b'{"id":1}').path
     ('posts', '-')
@@ -35,12 +38,14 @@ class Operation(msgspec.Struct, frozen=True):
     op: Literal["add", "remove", "replace"]
     path: Path
     value: bytes | None = None
+    atom: int = 0
 
 
 class _Written(msgspec.Struct):
     op: Literal["add", "remove", "replace"]
     path: str
     value: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    atom: int | msgspec.UnsetType = msgspec.UNSET
 
 
 _writer = msgspec.json.Encoder()
@@ -82,6 +87,7 @@ def encode_patch(operations: Iterable[Operation]) -> bytes:
                 operation.op,
                 pointer_of(operation.path),
                 msgspec.UNSET if operation.value is None else msgspec.Raw(operation.value),
+                operation.atom or msgspec.UNSET,
             )
             for operation in operations
         ]
@@ -95,7 +101,7 @@ def decode_patch(data: bytes) -> list[Operation]:
         MalformedData: it is not a patch, or has operations that Holdfast does not write.
 
     >>> decode_patch(b'[{"op":"remove","path":"/posts/0"}]')
-    [Operation(op='remove', path=('posts', '0'), value=None)]
+    [Operation(op='remove', path=('posts', '0'))]
     """
     try:
         written = _reader.decode(data)
@@ -108,4 +114,4 @@ def _operation(item: _Written) -> Operation:
     value = None if isinstance(item.value, msgspec.UnsetType) else bytes(item.value)
     if (value is None) != (item.op == "remove"):
         raise MalformedData(where="a patch", what=f"an operation {item.op!r} has a value too many or too few")
-    return Operation(item.op, path_of(item.path), value)
+    return Operation(item.op, path_of(item.path), value, item.atom or 0)

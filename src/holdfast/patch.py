@@ -18,23 +18,23 @@ from typing import Any
 import msgspec
 
 from holdfast import codec
-from holdfast.declared import NO_TYPES, Types
+from holdfast.declared import Types
 from holdfast.difference import diff, displaced, elements, is_tag, members
 from holdfast.errors import MalformedData
 from holdfast.operations import Operation, Path, decode_patch, encode_patch, path_of, pointer_of
-from holdfast.paths import step_text
 from holdfast.recursion import with_room
 from holdfast.scalars import MARK
 
 __all__ = [
     "Operation",
     "apply",
-    "apply_live",
     "decode_patch",
     "diff",
     "displaced",
     "encode_patch",
     "graft",
+    "is_index",
+    "live_key",
     "path_of",
     "pointer_of",
 ]
@@ -65,41 +65,6 @@ def apply(document: dict[str, bytes], operations: Iterable[Operation]) -> None:
             for operation in group:
                 _require(len(operation.path) == 1, operation.path)
                 _perform(document, operation.path[0], operation, operation.value)
-
-
-def apply_live(root: dict[Any, Any], operations: Iterable[Operation], types: Types = NO_TYPES) -> None:
-    """Apply operations to live values, in place.
-
-    Args:
-        root: the session state; of its methods only those of every dict are used.
-        types: the classes whose instances may be in the values.
-
-    Raises:
-        UndeclaredType, StateError: a value cannot be decoded, see `codec.decode`.
-        MalformedData: an operation does not fit.
-
-    >>> state = {"posts": ["a"]}
-    >>> posts = state["posts"]
-    >>> apply_live(state, [Operation("add", ("posts", "-"), b'{"$hf":["tuple",[1]]}')])
-    >>> posts
-    ['a', (1,)]
-    """
-    for operation in operations:
-        path = operation.path
-        _require(bool(path), path)
-        container: Any = root
-        where = "session_state"
-        for depth, segment in enumerate(path[:-1], 1):
-            step = _live_step(container, segment, types, path[:depth])
-            where += step_text(step)
-            container = container[step]
-        _require(container is root or type(container) in (dict, list), path)
-        last: Any = path[-1]
-        if not isinstance(container, list):
-            last = _live_key(container, last, types)
-        where += step_text(last)
-        value = operation.value if operation.value is None else codec.decode(operation.value, types, where)
-        _perform(container, last, operation, value)
 
 
 def graft(live: Any, new: Any) -> Any:
@@ -178,17 +143,12 @@ def _raw_step(container: Any, segment: str, path: Path) -> str | int:
     return segment
 
 
-def _live_step(container: Any, segment: str, types: Types, path: Path) -> Any:
-    if type(container) is list:
-        return _index(segment, len(container), path)
-    _require(type(container) is dict or (len(path) == 1 and isinstance(container, dict)), path)
-    key = _live_key(container, segment, types)
-    _require(key in container, path)
-    return key
+def live_key(container: dict[Any, Any], name: str, types: Types) -> Any:
+    """The key of this name: the very object in the container if it has one.
 
-
-def _live_key(container: dict[Any, Any], name: str, types: Types) -> Any:
-    """The key of this name: the very object in the container if it has one."""
+    >>> live_key({1: "a"}, "$hf:1", NO_TYPES)
+    1
+    """
     key = codec.key_of(name, types)
     if name.startswith(MARK) and key not in container:
         # A NaN is equal to nothing, not even to the NaN that it was written from.
@@ -221,8 +181,17 @@ def _perform_on_list(container: list[Any], segment: str, operation: Operation, v
         container[at] = graft(container[at], value)
 
 
+def is_index(segment: str) -> bool:
+    """Whether a segment is written as the index of an element.
+
+    >>> is_index("10"), is_index("-"), is_index("01")
+    (True, False, False)
+    """
+    return _INDEX.fullmatch(segment) is not None
+
+
 def _index(segment: str, size: int, path: Path) -> int:
-    _require(_INDEX.fullmatch(segment) is not None, path)
+    _require(is_index(segment), path)
     _require(int(segment) < size, path)
     return int(segment)
 

@@ -17,8 +17,10 @@ import msgspec
 
 
 class RunStatus(StrEnum):
-    """How a run stands. `interrupted` is never stored: it is what a running run becomes when its process died."""
+    """How a run stands. `interrupted` is never stored: it is what a waiting or running run becomes when its process
+    died."""
 
+    waiting = "waiting"
     running = "running"
     completed = "completed"
     failed = "failed"
@@ -153,6 +155,8 @@ class Run:
     """The version of the session that the run started from."""
     refused_patch: bytes | None = None
     """The changes that a `StateConflict` kept out of the session."""
+    refused_version: int | None = None
+    """The version of the session that they were made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,29 @@ class Commit:
     """The record of a run to be written with the change."""
     run_id: str = ""
     """Of the run that made the change, empty outside of runs; its record need not be written with every change."""
+    lease_id: str = ""
+    """The lease that the session is held by: the fencing token without which the commit of a holder that lost it
+    would still go through. Empty for a commit that needs none."""
+    releases: bool = False
+    """Whether the lease ends with this commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Asks for the lease of a session, or goes on holding it."""
+
+    owner: str
+    session_id: str
+    lease_id: str
+    """Random; names one holder, or one place in the queue, for as long as it lasts."""
+    seconds: float
+    """How long the place is kept without being asked for again."""
+    is_exclusive: bool = False
+    """Whether nobody else may commit to the session while it is held; else nobody else may hold it."""
+    waits: bool = True
+    """Whether to queue when somebody else is ahead."""
+    is_held: bool = False
+    """Whether it was held already, so that it cannot be claimed anew when it is gone."""
 
 
 @dataclass(frozen=True, slots=True)

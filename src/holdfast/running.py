@@ -25,12 +25,14 @@ from weakref import ReferenceType
 from holdfast import clock, codec
 from holdfast.declared import Types
 from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store
-from holdfast.errors import StateConflict, StorageBusy, UnstorableValue
+from holdfast.errors import LeaseLost, SessionBusy, StateConflict, StorageBusy, UnstorableValue
 from holdfast.heartbeat import heartbeat
+from holdfast.leases import Lease, acquiring
 from holdfast.metering import Meter, metering
 from holdfast.records import Failure, Run, RunStatus
 from holdfast.response import RunEvent, RunResponse
-from holdfast.session import Pending, Problems, Session
+from holdfast.session import Session
+from holdfast.standing import Pending, Problems
 from holdfast.threads import process_number
 
 COMMIT_EVERY = 1.0
@@ -48,6 +50,7 @@ class ActiveRun:
         record: how the run is recorded at its start.
         types: the types that the workflow declares, for its output.
         rollback: whether only a run that ends well keeps its changes.
+        lease: by which the run is to have the session to itself, if it is.
         claim: called when the run begins; raises `RunInProgress` while another run of the object lasts.
         release: called when the run has ended.
     """
@@ -59,6 +62,7 @@ class ActiveRun:
         *,
         types: Types,
         rollback: bool,
+        lease: Lease | None = None,
         claim: Callable[[ActiveRun], None],
         release: Callable[[], None],
     ) -> None:
@@ -76,6 +80,7 @@ class ActiveRun:
         self._changed: dict[str, Any] = {}
         self._types = types
         self._rollback = rollback
+        self.lease = lease
         self._claim = claim
         self._release = release
         self._started = False
@@ -114,15 +119,32 @@ class ActiveRun:
             inner = inner.outer
         return False
 
-    def begin(self) -> None:
-        """Commit what was changed outside of runs, and start from what is stored now."""
+    def enter(self) -> None:
+        """Take the workflow object, for one run at a time."""
         self._claim(self)
         self.begun = True
+
+    def waiting(self, events: bool, ahead: int) -> Flow:
+        """Show, while others are ahead, that the run waits; or end it, if it is not to wait."""
+        assert self.lease is not None
+        if not self.lease.waits:
+            raise SessionBusy(session_id=self.session.session_id, holder="another run", seconds=0)
+        self._changed["status"] = RunStatus.waiting
+        heartbeat().watch(self)
+        if events:
+            yield Emit(self.stamp(RunResponse(event=RunEvent.run_paused, data={"ahead": ahead})))
+
+    def begin(self) -> None:
+        """Commit what was changed outside of runs, and start from what is stored now."""
         self._changed["started_at"] = clock.now()
+        if self.lease is not None:
+            self.session.lease_id = self.lease.lease_id
+            with self._lock:  # a record that says that it waits is out of date
+                self._changed["status"], self.recorded = RunStatus.running, False
         try:
             self.session.start()
-        except StateConflict as conflict:
-            self._changed["refused_patch"] = conflict.patch
+        except (StateConflict, LeaseLost) as refusal:
+            self._note_refused(refusal)
             raise
         self._changed["base_version"] = self.session.version
         self._started = True
@@ -145,7 +167,9 @@ class ActiveRun:
     @property
     def due(self) -> bool:
         """Whether it is time for a commit between two responses."""
-        return not self._rollback and clock.monotonic() - self._saved_at >= COMMIT_EVERY
+        if self._rollback or self.session.is_exclusive:  # a transaction is committed at its end, and as a whole
+            return False
+        return clock.monotonic() - self._saved_at >= COMMIT_EVERY
 
     def save_between(self) -> None:
         """Commit what is pending; a value that cannot be stored now may be mended before the run ends."""
@@ -180,6 +204,12 @@ class ActiveRun:
                 self._end_saving(error)
         finally:
             self._release()
+            self._give_up_lease()
+
+    def _give_up_lease(self) -> None:
+        self.session.lease_id = ""
+        if self.lease is not None and process_number() == self._process:
+            self.lease.release()
 
     def _unstorable(self) -> UnstorableValue | None:
         problems = self.session.collect().problems
@@ -188,7 +218,7 @@ class ActiveRun:
     def _end_without_saving(self, error: BaseException | None) -> None:
         if self._started:
             self.session.restore()
-        elif isinstance(error, StorageBusy):
+        elif isinstance(error, StorageBusy | SessionBusy):
             return  # whoever waited for the storage once must not wait again for a record
         self._end_record(error)
         with self._lock:
@@ -203,6 +233,7 @@ class ActiveRun:
             if self._rollback:
                 self.session.restore()
             raise
+        self.session.settle()
         if problems:
             raise UnstorableValue(problems)
 
@@ -238,7 +269,11 @@ class ActiveRun:
             if self.begun:
                 self.finish(GeneratorExit())
 
-    def _save(self, *, is_last: bool, error: BaseException | None = None) -> Problems:
+    def save_in_transaction(self, releases: bool) -> Problems:
+        """Commit what is pending before a transaction, or what was changed in it; returns what cannot be stored."""
+        return self._save(is_last=False, releases=releases)
+
+    def _save(self, *, is_last: bool, error: BaseException | None = None, releases: bool = False) -> Problems:
         """Commit what is pending with the record, if that is to be written now; returns what cannot be stored."""
         self._saved_at = clock.monotonic()
 
@@ -249,9 +284,9 @@ class ActiveRun:
 
         with self._lock:
             try:
-                saved = self.session.save(record, run_id=self.run_id)
-            except StateConflict as conflict:
-                self._keep_refused(conflict)
+                saved = self.session.save(record, run_id=self.run_id, releases=releases)
+            except (StateConflict, LeaseLost) as refusal:
+                self._keep_refused(refusal)
                 raise
             self.recorded = self.recorded or is_last or saved.patch is not None
             if saved.patch is not None:
@@ -261,12 +296,16 @@ class ActiveRun:
             raise deferred
         return saved.problems
 
-    def _keep_refused(self, conflict: StateConflict) -> None:
-        self._changed["refused_patch"] = conflict.patch
+    def _keep_refused(self, refusal: StateConflict | LeaseLost) -> None:
+        self._note_refused(refusal)
         if self.ended:
-            self._end_record(conflict)
+            self._end_record(refusal)
         self.session.write_run(self._current_record())
         self.recorded = True
+
+    def _note_refused(self, refusal: StateConflict | LeaseLost) -> None:
+        self._changed["refused_patch"] = refusal.patch
+        self._changed["refused_version"] = refusal.base_version
 
     def _end_record(self, error: BaseException | None) -> None:
         self._changed.update(
@@ -353,6 +392,10 @@ def flow(run: ActiveRun, function: Callable[[], Any], *, events: bool, plain: bo
             flow then emits a `Handover` and goes on in whichever driver that needs.
     """
     try:
+        yield Store(run.enter)
+        if run.lease is not None:
+            waiting = functools.partial(run.waiting, events)
+            yield from acquiring(run.lease, is_exclusive=False, timeout=None, waiting=waiting)
         yield Store(run.begin)
         if events:
             yield Emit(run.stamp(RunResponse(event=RunEvent.workflow_started)))

@@ -1,57 +1,55 @@
-"""A session in use: the live state, the stored version it stands on, and the way from one to the other.
+"""A session in use: the live state, what is stored of it, and the way from one to the other.
 
 Rules that must stay true:
 - to know what changed, every value that was handed out is encoded and compared with what is stored; nothing else
   is trusted, so no change can escape;
-- a patch is written on top of the very version that it was made from; if another commit came between, it is refused;
-- the live state moves to another version in place, as far as that gives exactly what is stored there, so that
-  references kept from an earlier run stay live. What may fail is done before anything is touched;
+- what others have committed meanwhile is brought together with it inside the transaction that commits it; where both
+  changed one place, the whole commit is refused, or decided as `on_conflict` says;
+- others' changes reach the live state only when it is loaded, refreshed or settled at the end of a run;
 - an unstorable value keeps the last stored value of its own top-level key and holds up no other key.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast import clock, codec, patch
+from holdfast.conflicts import Policy, Refused, Settling, Unanswered, refused_answer
 from holdfast.declared import Types
+from holdfast.edits import Members
 from holdfast.encoding import MAX_BYTES
 from holdfast.errors import (
     HoldfastError,
+    LeaseLost,
     OutcomeUnknown,
+    SessionBusy,
     SessionDeleted,
     StateConflict,
-    StorageError,
     UnstorableValue,
+    VersionConflict,
     VersionNotKept,
 )
-from holdfast.patch import Operation
-from holdfast.records import Change, Commit, Run
-from holdfast.state import UNDECODED, SessionState
+from holdfast.live import Live
+from holdfast.merging import last_write
+from holdfast.operations import Operation
+from holdfast.records import Commit, Run, Snapshot
+from holdfast.standing import Merged, Pending, Problems, Standing
+from holdfast.state import SessionState
 from holdfast.storage.base import Storage
 from holdfast.stored import StoredDocument, recent
+from holdfast.values import StoredValues
 
 MAX_STATE_SIZE = MAX_BYTES
 """Bytes that all values of a session may have together, encoded."""
 
-Problems = tuple[tuple[str, str], ...]
-"""Paths of values that cannot be stored, each with the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """What the live state has that is not stored: a patch, the new values, and what cannot be stored and why."""
-
-    document: StoredDocument
-    """The version that the patch was made from."""
-    operations: list[Operation]
-    values: dict[str, bytes]
-    problems: Problems
+RETRY_AFTER = (0.002, 0.1)
+"""Seconds between two tries to commit to a session that somebody else has to himself: at first, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,21 @@ class Saved:
 
     patch: bytes | None
     problems: Problems
+
+
+@dataclass
+class _Attempt:
+    """One commit, from its first try to its outcome."""
+
+    pending: Pending
+    commit_id: str
+    settling: Settling
+    parts: Mapping[str, Any]
+    """Fields of the commit that stay the same however often it is made anew."""
+    made: list[tuple[Commit, Standing]] = field(default_factory=list)
+    """What it was made into, with where the session stands if that is what is stored."""
+    seen: int = 0
+    """The newest version that it met."""
 
 
 class Session:
@@ -80,30 +93,38 @@ class Session:
         self.storage = storage
         self.owner = owner
         self.session_id = session_id
-        self._state = SessionState(self._decode, self._prefetch)
+        self.on_conflict: Policy = "raise"
+        self.lease_id = ""
+        """Of the lease that the session is held by, if it is."""
+        self.is_exclusive = False
+        """Whether nobody else can commit meanwhile, so that there is nothing to be brought together."""
+        self.was_released = False
+        """Whether the lease of a transaction was given up with a commit."""
+        self._in_transaction = False
         self._workflow = workflow
         self._types = types
-        self._defaults = defaults
-        self._document: StoredDocument | None = None
-        self._unresolved: tuple[Commit, StoredDocument] | None = None
-        self._refused: bytes | None = None
-        """The patch that was refused last, until the live state is loaded anew."""
+        self._values = StoredValues(storage, owner, session_id)
+        self._live = Live(types, self._values, defaults, lambda: self._here().view)
+        self._standing: Standing | None = None
+        self._unresolved: _Attempt | None = None
+        self._refused: list[Operation] | None = None
+        """What was refused last, until the live state is loaded anew."""
         # Around every move and every commit. Re-entrant: the garbage collector may end a run at any moment.
         self._lock = threading.RLock()
 
     @property
     def state(self) -> SessionState:
         """The live state, loaded when it is first asked for."""
-        if self._document is None:
+        if self._standing is None:
             with self._lock:
-                if self._document is None:
-                    self.refresh()
-        return self._state
+                if self._standing is None:
+                    self.load()
+        return self._live.state
 
     @property
     def version(self) -> int:
-        """The version that the live state stands on."""
-        return self._standing().version
+        """The newest version that is known."""
+        return self._here().stored.version
 
     def start(self) -> None:
         """Begin a run: commit what was changed since the last one, then load what is stored now.
@@ -115,66 +136,89 @@ class Session:
                 unless more has been changed until then.
         """
         with self._lock:
-            if self._document is not None:
+            if self._standing is not None:
                 self._resolve()
                 pending = self.collect()
-                was_refused = self._refused is not None and _encoded_patch(pending) == self._refused
+                was_refused = self._refused is not None and pending.operations == self._refused
                 if not was_refused and not self._is_as_new(pending):
                     self._commit(pending)
-            self.refresh()
+            self.load()
 
-    def save(self, record: Callable[[Pending], Run | None] | None = None, *, run_id: str = "") -> Saved:
+    def save(
+        self, record: Callable[[Pending], Run | None] | None = None, *, run_id: str = "", releases: bool = False
+    ) -> Saved:
         """Commit everything that is pending, and with it the record of a run.
 
         Args:
             record: makes the record to write, told what is pending; None writes none.
             run_id: of the run that made the changes.
+            releases: whether the lease of a transaction is given up with it, if anything is committed.
 
         Raises:
-            StateConflict, SessionDeleted: with `patch`, the changes that were refused.
+            StateConflict, SessionDeleted, LeaseLost: with `patch`, the changes that were refused.
+            SessionBusy: somebody else has the session to himself for longer than the storage's `lock_timeout`.
             StorageError: nothing of this commit was stored, or its outcome is not known; the next call finds out.
         """
         with self._lock:
             self._resolve()
             pending = self.collect()
             run = record(pending) if record is not None else None
-            return Saved(self._commit(pending, run, run_id), pending.problems)
+            saved = Saved(self._commit(pending, run, run_id, releases=releases), pending.problems)
+            self.was_released = releases and saved.patch is not None
+            return saved
 
-    def refresh(self) -> None:
+    def load(self) -> None:
         """Bring the live state to what is stored now. What is pending must have been committed or refused before."""
         with self._lock:
-            standing = self._document or recent.get(self.storage, self.owner, self.session_id)
-            known = standing.known if standing is not None and standing.version else None
-            stored = self.storage.load(self.owner, self.session_id, known=known)
-            changes: Sequence[Change] = ()
-            if stored is None:
-                document = self._document
-                if document is None or document.version:
-                    document = StoredDocument.unsaved()
-            elif stored.values is not None or standing is None:
-                document = StoredDocument.of(stored)
-            else:
-                changes = stored.changes
-                document = standing.after_changes(changes) if changes else standing
-            if document is not self._document or self._refused is not None:
-                self._move_to(document, changes)
+            self._settle(self._moved())
+
+    def settle(self) -> None:
+        """Bring what others committed, as far as it is known from our own commits, into the live state."""
+        with self._lock:
+            if not self._here().is_level:
+                self._settle(self._here())
+
+    def refresh(self) -> None:
+        """Bring what others have committed into the live state; what is pending stays so.
+
+        Raises:
+            StateConflict: others have changed what is pending here; nothing was changed.
+            StorageError: it could not be read.
+        """
+        with self._lock:
+            self._resolve()
+            standing = self._moved(exactly=True)
+            pending = self.collect()
+            if not pending.operations:
+                self._settle(standing)
+                return
+            if standing.is_level:
+                return
+            attempt = _Attempt(pending, "", Settling(self.on_conflict, self._types), {}, seen=standing.stored.version)
+            settle = attempt.settling.settle
+            with self._refusing(attempt):
+                merged = self._asked(
+                    attempt.settling, lambda: standing.merged(pending, self._values, settle, self._types)
+                )
             self._refused = None
-            if document.version:
-                recent.put(self.storage, self.owner, self.session_id, document)
+            _, after = standing.committed(pending, merged)
+            self._move(after.stored, merged.others, Standing.level(standing.stored))
 
     def restore(self) -> None:
         """Undo in the live state, in place, everything that is not committed, unstorable values included."""
         with self._lock:
-            with contextlib.suppress(StateConflict, StorageError):  # refused, or not to be known yet
+            with contextlib.suppress(HoldfastError):  # refused, or not to be known yet
                 self._resolve()
-            # A commit whose outcome is still not known will be repeated, so that it counts as made.
-            document = self._unresolved[1] if self._unresolved is not None else self._standing()
-            self._move_to(document, (), keep_unstorable=False)
+            standing = self._here()
+            if self._unresolved is not None:
+                # A commit whose outcome is still not known will be repeated, so that it counts as made.
+                standing = self._unresolved.made[-1][1]
+            self._move(standing.stored, Members({}), Standing.level(standing.stored), keep_unstorable=False)
 
     def collect(self) -> Pending:
-        """Compare the live state with the stored version; changes neither."""
-        document = self._standing()
-        keys, touched = self._state.snapshot()
+        """Compare the live state with what it was when it was stored last; changes neither."""
+        document = self._here().view
+        keys, touched = self._live.state.snapshot()
         values: dict[str, bytes] = {}
         problems: list[tuple[str, str]] = []
         refused: set[str | None] = set()
@@ -186,32 +230,38 @@ class Session:
                 data = codec.stable_encode(value, self._types, path)
             except UnstorableValue as error:
                 problems += error.problems
-                refused.add(self._name_or_none(key))
+                refused.add(self._live.name_or_none(key))
                 continue
             if name in seen:
                 problems.append((path, "two keys that are stored alike, as two NaNs are: keep one of them"))
                 refused.add(name)
-            elif name not in document or self._encoded_if_kept(document, name) != data:
+            elif name not in document or self._values.encoded_if_kept(document, name) != data:
                 values[name] = data
             seen.add(name)
         names = document.names()
         if refused or keys != names:
-            named = [self._name_or_none(key) for key in keys]
+            named = [self._live.name_or_none(key) for key in keys]
             known = [name for name in named if name is not None and (name not in refused or name in document)]
             names = list(dict.fromkeys(known))
             values = {name: data for name, data in values.items() if name not in refused}
         self._refuse_too_large(names, values, problems)
-        return Pending(document, self._difference(document, names, values), values, tuple(problems))
+        return self._pending(names, values, tuple(problems))
+
+    def _pending(self, names: list[str], values: dict[str, bytes], problems: Problems) -> Pending:
+        document = self._here().view
+        operations = self._live.with_atoms(self._difference(document, names, values))
+        seeds = {}
+        for operation in operations:
+            if operation.op == "add" and len(operation.path) == 1 and operation.path[0] not in document:
+                name = operation.path[0]
+                seed = self._live.seed_of(name, codec.key_of(name, self._types))
+                if seed is not None:
+                    seeds[name] = seed
+        return Pending(operations, values, problems, seeds)
 
     def _is_as_new(self, pending: Pending) -> bool:
         """Whether all that is pending are the defaults of a session that is not stored yet."""
-        if pending.document.version:
-            return False
-        defaults = {}
-        for key, value in self._defaults.items():
-            with contextlib.suppress(UnstorableValue):  # reported when the run ends, as for any other value
-                defaults[codec.name_of(key, self._types)] = codec.encode(value, self._types)
-        return pending.values == defaults
+        return not self._here().view.version and pending.values == self._live.encoded_defaults()
 
     def write_run(self, run: Run) -> None:
         """Write the record of a run and nothing else.
@@ -219,36 +269,41 @@ class Session:
         Raises:
             SessionDeleted: the session that the run began from was deleted.
         """
-        document = self._document
-        base, incarnation = (document.version, document.incarnation) if document is not None else (0, "")
-        self.storage.commit(self._commit_of(base, incarnation, run=run))
+        stored = self._standing.stored if self._standing is not None else None
+        base, incarnation = (stored.version, stored.incarnation) if stored is not None else (0, "")
+        self.storage.commit(self._commit_of(base, incarnation, clock.new_id(), None, run=run))
+
+    def take_for_transaction(self) -> bool:
+        """Be the one thread of this object that is in a transaction; False while another is."""
+        with self._lock:
+            is_free = not self._in_transaction
+            self._in_transaction = True
+            return is_free
+
+    def leave_transaction(self, lease_id: str) -> None:
+        """The transaction is over; from now on, commits are made under this lease."""
+        with self._lock:
+            self.lease_id, self.is_exclusive, self.was_released = lease_id, False, False
+            self._in_transaction = False
 
     # -- commits ------------------------------------------------------------------------------------------------
 
-    def _commit(self, pending: Pending, run: Run | None = None, run_id: str = "") -> bytes | None:
+    def _commit(
+        self, pending: Pending, run: Run | None = None, run_id: str = "", *, releases: bool = False
+    ) -> bytes | None:
         if not pending.operations:
             if run is not None:
                 self.write_run(run)
             return None
-        document = pending.document
-        encoded = patch.encode_patch(pending.operations)
-        after = document.after_commit(pending.operations, pending.values, len(encoded))
-        snapshot = None
-        with contextlib.suppress(VersionNotKept, SessionDeleted):  # the commit says so, and keeps what is refused
-            snapshot = after.snapshot(lambda name: self._encoded(document, name))
-        if snapshot is not None:
-            after = after.with_snapshot(snapshot)
-        commit = self._commit_of(
-            document.version, document.incarnation, encoded, snapshot=snapshot, run=run, run_id=run_id
-        )
-        self._write(commit, after)
-        return encoded
+        parts = {"run": run, "run_id": run_id, "lease_id": self.lease_id, "releases": releases}
+        attempt = _Attempt(pending, clock.new_id(), Settling(self.on_conflict, self._types), parts)
+        return self._write(attempt)
 
-    def _commit_of(self, base: int, incarnation: str, encoded: bytes | None = None, **parts: Any) -> Commit:
+    def _commit_of(self, base: int, incarnation: str, commit_id: str, encoded: bytes | None, **parts: Any) -> Commit:
         return Commit(
             owner=self.owner,
             session_id=self.session_id,
-            commit_id=clock.new_id(),
+            commit_id=commit_id,
             base=base,
             incarnation=incarnation,
             workflow=self._workflow,
@@ -256,99 +311,210 @@ class Session:
             **parts,
         )
 
-    def _write(self, commit: Commit, after: StoredDocument) -> None:
+    def _write(self, attempt: _Attempt) -> bytes | None:
         # Whatever ends the call without an answer, an interrupt included, leaves the outcome unknown; repeating the
         # same commit is the only safe way to learn it.
-        self._unresolved = (commit, after)
         try:
-            self.storage.commit(commit)
-        except (StateConflict, SessionDeleted) as refusal:
-            refusal.patch = self._refused = commit.patch
-            self._unresolved = None
-            raise
+            with self._refusing(attempt):
+                version = self._asked(attempt.settling, lambda: self._try(attempt))
         except OutcomeUnknown:
             raise
         except HoldfastError:
             self._unresolved = None
             raise
         self._unresolved = None
-        self._document = after
-        recent.put(self.storage, self.owner, self.session_id, after)
+        return self._adopt(attempt, version)
+
+    def _try(self, attempt: _Attempt) -> int:
+        """Commit, waiting for whoever has the session to himself."""
+        deadline = clock.monotonic() + self.storage.lock_timeout
+        pause, longest = RETRY_AFTER
+        while True:
+            try:
+                if not attempt.made:
+                    self._make(attempt, self._here())
+                self._unresolved = attempt
+                return self.storage.commit(
+                    attempt.made[0][0],
+                    rebase=lambda info, changes: self._make(attempt, self._here().moved(info, changes)),
+                )
+            except SessionBusy as busy:
+                if clock.monotonic() >= deadline:
+                    raise SessionBusy(
+                        session_id=self.session_id, holder=busy.facts["holder"], seconds=self.storage.lock_timeout
+                    ) from None
+                time.sleep(pause)
+                pause = min(pause * 2, longest)
+            except VersionConflict:
+                if self.is_exclusive:
+                    raise
+                # What others changed is not kept change by change: what differs is what they changed.
+                self._standing = self._compared()
+                attempt.made.clear()
+
+    def _make(self, attempt: _Attempt, standing: Standing) -> Commit:
+        """The commit on top of a standing, without changing anything, for it may be made in a transaction."""
+        attempt.seen = standing.stored.version
+        if self.is_exclusive and not standing.is_level:
+            raise LeaseLost(session_id=self.session_id)
+        merged: Merged | None = None
+        if not standing.is_level:
+            merged = standing.merged(attempt.pending, self._values, attempt.settling.settle, self._types)
+        stored = standing.stored
+        encoded, after = standing.committed(attempt.pending, merged)
+        snapshot = None if encoded is None else self._snapshot(after.stored)
+        if snapshot is not None:
+            with_snapshot = after.stored.with_snapshot(snapshot)
+            view = with_snapshot if after.is_level else after.view
+            after = Standing(view, with_snapshot, after.others, after.later)
+        commit = self._commit_of(
+            stored.version, stored.incarnation, attempt.commit_id, encoded, snapshot=snapshot, **attempt.parts
+        )
+        attempt.made.append((commit, after))
+        return commit
+
+    def _snapshot(self, after: StoredDocument) -> Snapshot | None:
+        with contextlib.suppress(VersionNotKept, SessionDeleted):  # the commit says so, and keeps what is refused
+            return after.snapshot(lambda name: self._values.encoded(after, name))
+        return None
+
+    def _adopt(self, attempt: _Attempt, version: int) -> bytes | None:
+        """Note where the session stands after a commit."""
+        for commit, after in reversed(attempt.made):
+            if after.stored.version == version:
+                self._standing = after
+                self._live.remember()
+                recent.put(self.storage, self.owner, self.session_id, after.stored)
+                return commit.patch
+        # It was made by a try whose reply was lost, on top of changes that are not known here any more.
+        view = self._here().view.edited(attempt.pending.operations, attempt.pending.values)
+        self._standing = Standing(view, view)
+        self._standing = self._compared()
+        self._live.remember()
+        return attempt.made[0][0].patch
+
+    def _compared(self) -> Standing:
+        """Where the session stands, found by comparing what the live state was stored as with what is stored."""
+        view = self._here().view
+        stored = self.storage.load(self.owner, self.session_id)
+        if stored is None or (view.version and stored.info.incarnation != view.incarnation):
+            raise SessionDeleted(session_id=self.session_id)
+        document = StoredDocument.of(stored)
+        # A value that is not kept any more differs from every other.
+        before = {name: self._values.encoded_if_kept(view, name) or b"" for name in view.names()}
+        after = {name: self._values.encoded(document, name) for name in document.names()}
+        return Standing(view, document, Members({}), tuple(patch.diff(before, after)))
+
+    def _asked(self, settling: Settling, work: Callable[[], Any]) -> Any:
+        """Do work that settles overlaps, asking the user's resolver whenever it has to."""
+        while True:
+            try:
+                return work()
+            except Unanswered as question:
+                overlap = question.overlap
+            try:
+                settling.ask(overlap)
+            except Exception as error:
+                refused = Refused(overlap)
+                refused.add_note(refused_answer(error))
+                raise refused from error
+
+    @contextmanager
+    def _refusing(self, attempt: _Attempt) -> Iterator[None]:
+        """Raise for a commit that is refused the error that says so, with what was refused."""
+        try:
+            yield
+        except Refused as refused:
+            version, encoded = self._kept_apart(attempt.pending)
+            conflict = attempt.settling.conflict(
+                refused.overlap, session_id=self.session_id, base_version=version, current_version=attempt.seen
+            )
+            conflict.patch = encoded
+            for note in getattr(refused, "__notes__", ()):
+                conflict.add_note(note)
+            self._refused = attempt.pending.operations
+            raise conflict from refused.__cause__
+        except (StateConflict, SessionDeleted, LeaseLost) as refusal:
+            refusal.base_version, refusal.patch = self._kept_apart(attempt.pending)
+            self._refused = attempt.pending.operations
+            raise
+
+    def _kept_apart(self, pending: Pending) -> tuple[int, bytes]:
+        """What is pending as a patch of a version that is stored, for whoever wants to apply it by hand."""
+        standing = self._here()
+        operations = pending.operations
+        if not standing.is_level:
+            operations = standing.merged(pending, self._values, last_write, self._types).operations
+        return standing.stored.version, patch.encode_patch(operations)
 
     def _resolve(self) -> None:
         if self._unresolved is not None:
             unresolved = self._unresolved
             try:
-                self._write(*unresolved)
-            except (StateConflict, SessionDeleted):
+                self._write(unresolved)
+            except (StateConflict, SessionDeleted, LeaseLost):
                 raise
             except HoldfastError:
                 self._unresolved = unresolved  # this try says nothing about the first one
                 raise
 
-    # -- encoded values -----------------------------------------------------------------------------------------
+    # -- where it stands ----------------------------------------------------------------------------------------
 
-    def _standing(self) -> StoredDocument:
-        if self._document is None:
-            self.refresh()
-            assert self._document is not None
-        return self._document
+    def _here(self) -> Standing:
+        if self._standing is None:
+            self.load()
+            assert self._standing is not None
+        return self._standing
 
-    def _encoded(self, document: StoredDocument, name: str) -> bytes:
-        """The encoded value of a name in a version that is stored."""
-        try:
-            return document.encoded(name, lambda wanted: self._read(document, wanted))
-        except VersionNotKept:
-            # The snapshot that the document was read from is gone; the version itself may still be kept.
-            stored = self.storage.load(self.owner, self.session_id, at=document.version)
-            if stored is None or stored.info.incarnation != document.incarnation:
-                raise
-            rebuilt = StoredDocument.of(stored)
-            data = rebuilt.encoded(name, lambda wanted: self._read(rebuilt, wanted))
-            document.settle(name, data)
-            return data
+    def _moved(self, *, exactly: bool = False) -> Standing:
+        """Where the session stands now, after asking the storage; the live state is left alone.
 
-    def _encoded_if_kept(self, document: StoredDocument, name: str) -> bytes | None:
-        """The encoded value of a name; None if it is gone, because the session has moved on from this version, so
-        that a commit on top of it is going to be refused anyway."""
-        try:
-            return self._encoded(document, name)
-        except (VersionNotKept, SessionDeleted):
-            return None
+        Args:
+            exactly: whether it matters what others changed, and not only what came of it.
+        """
+        standing = self._standing
+        before = standing.stored if standing else recent.get(self.storage, self.owner, self.session_id)
+        known = before.known if before is not None and before.version else None
+        stored = self.storage.load(self.owner, self.session_id, known=known)
+        if stored is None:
+            is_new = standing is not None and not standing.stored.version
+            return standing if standing and is_new else Standing.level(StoredDocument.unsaved())
+        if stored.values is not None or before is None:
+            if exactly:
+                return self._compared()
+            return Standing(standing.view if standing else _NOWHERE, StoredDocument.of(stored))
+        if standing is None:
+            return Standing.level(before.after_changes(stored.changes) if stored.changes else before)
+        return standing.moved(stored.info, stored.changes)
 
-    def _read(self, document: StoredDocument, name: str) -> bytes:
-        return self._read_together(document, [name])[name]
+    def _settle(self, standing: Standing) -> None:
+        """Make the live state what is stored."""
+        here = self._standing
+        document = standing.stored
+        if here is None or document is not here.view or self._refused is not None:
+            touched = [name for key, _ in self._live.state.snapshot()[1] if (name := self._live.name_or_none(key))]
+            edits = standing.edits_at(touched, self._values) if touched and not standing.is_level else Members({})
+            self._move(document, edits, Standing.level(document))
+        self._refused = None
+        if document.version:
+            recent.put(self.storage, self.owner, self.session_id, document)
 
-    def _read_together(self, document: StoredDocument, names: list[str]) -> dict[str, bytes]:
-        return self.storage.read_values(
-            self.owner, self.session_id, names, incarnation=document.incarnation, at=document.snapshot_version
-        )
+    def _move(self, document: StoredDocument, edits: Members, to: Standing, *, keep_unstorable: bool = True) -> None:
+        before = self._standing.view if self._standing else None
 
-    def _decode(self, key: Any) -> Any:
-        name = codec.name_of(key, self._types)
-        return codec.decode(self._encoded(self._standing(), name), self._types, codec.path_of(key))
+        def place() -> None:
+            self._standing = to
 
-    def _prefetch(self, keys: list[Any]) -> None:
-        """Read the values of several keys at once; those that are not to be had so are read one by one later."""
-        document = self._standing()
-        names = [name for name in map(self._name_or_none, keys) if name is not None and not document.is_read(name)]
-        with contextlib.suppress(VersionNotKept):
-            found = self._read_together(document, names)
-            for name in names:
-                document.encoded(name, found.__getitem__)
+        self._live.move_to(document, edits, place, before=before, keep_unstorable=keep_unstorable)
 
-    def _name_or_none(self, key: Any) -> str | None:
-        try:
-            return codec.name_of(key, self._types)
-        except UnstorableValue:
-            return None
+    # -- sizes and differences ----------------------------------------------------------------------------------
 
     def _refuse_too_large(self, names: list[str], values: dict[str, bytes], problems: list[tuple[str, str]]) -> None:
-        document = self._standing()
+        document = self._here().view
         if document.size + sum(map(len, values.values())) <= MAX_STATE_SIZE:
             return
         # Near the limit every size is looked at, also those that are estimates, replaced or removed.
-        size = sum(len(values[name]) if name in values else self._size(document, name) for name in names)
+        size = sum(len(values[name]) if name in values else self._values.size_of(document, name) for name in names)
         for name in sorted(values, key=lambda changed: -len(values[changed])):
             if size <= MAX_STATE_SIZE:
                 return
@@ -363,110 +529,25 @@ class Session:
             )
             size -= len(values.pop(name))
             if name in document:
-                size += self._size(document, name)
+                size += self._values.size_of(document, name)
             else:
                 names.remove(name)
-
-    def _size(self, document: StoredDocument, name: str) -> int:
-        data = self._encoded_if_kept(document, name)
-        return document.size_of(name) if data is None else len(data)
 
     def _difference(self, document: StoredDocument, names: list[str], values: dict[str, bytes]) -> list[Operation]:
         old_names = document.names()
         removed, added = patch.displaced(old_names, names) if names != old_names else ([], [])
         fresh = set(added)
         operations = [Operation("remove", (name,), None) for name in removed]
-        old = {name: self._encoded_if_kept(document, name) for name in values if name not in fresh}
+        old = {name: self._values.encoded_if_kept(document, name) for name in values if name not in fresh}
         readable = {name: data for name, data in old.items() if data is not None}
         operations += patch.diff(readable, {name: values[name] for name in readable})
         operations += [Operation("replace", (name,), values[name]) for name in old if name not in readable]
         for name in added:
-            value = values[name] if name in values else self._encoded(document, name)
+            value = values[name] if name in values else self._values.encoded(document, name)
             values[name] = value
             operations.append(Operation("add", (name,), value))
         return operations
 
-    # -- live values --------------------------------------------------------------------------------------------
 
-    def _move_to(self, document: StoredDocument, changes: Sequence[Change], *, keep_unstorable: bool = True) -> None:
-        """Make the live state equal to a document, keeping every container that can be kept.
-
-        Args:
-            changes: how the document came about, if the live state stands on the version before them.
-            keep_unstorable: leave a value that cannot be stored where it is, if nobody else has changed its key.
-        """
-        live = dict(self._state.snapshot()[1])
-        names: dict[Any, str] = {name: name for name in document.names()} if live else {}
-        if document.has_odd_names:
-            names = {codec.key_of(name, self._types): name for name in document.names()}
-        slots: dict[Any, Any] = dict.fromkeys(names or document.names(), UNDECODED)
-        if not document.version:
-            self._place(document, _grafted(live, copy.deepcopy(dict(self._defaults))))
-            return
-        if not live:
-            self._place(document, slots)
-            return
-        # All that must be read is read before anything is touched.
-        targets = {key: self._encoded(document, names[key]) for key in live if key in names}
-        kept = self._unstorable_to_keep(live, targets) if keep_unstorable else {}
-        operations = _by_name(changes)
-        for key, target in targets.items():
-            if key not in kept and self._encoded_or_none(live[key]) != target:
-                self._update(live, key, target, operations.get(names[key], []))
-        for key, target in targets.items():
-            # Also catches what was meant for one place and reached another, because one object stood at both:
-            # stored values are separate, so a change that nobody made there would be saved.
-            if key in kept or self._encoded_or_none(live[key]) == target:
-                slots[key] = live[key]
-        self._place(document, {**slots, **{key: value for key, value in kept.items() if key not in slots}})
-
-    def _place(self, document: StoredDocument, slots: Mapping[Any, Any]) -> None:
-        dict.clear(self._state)
-        dict.update(self._state, slots)
-        self._document = document
-        if self._state.is_viewed:
-            # A view that was taken earlier shows raw slots; what cannot be decoded raises when it is asked for.
-            with contextlib.suppress(HoldfastError):
-                self._state.touch_all()
-
-    def _unstorable_to_keep(self, live: Mapping[Any, Any], targets: Mapping[Any, bytes]) -> dict[Any, Any]:
-        old = self._standing()
-        kept = {}
-        for key, value in live.items():
-            if self._encoded_or_none(value) is None:
-                name = self._name_or_none(key)
-                before = self._encoded_if_kept(old, name) if name is not None and name in old else None
-                if targets.get(key) == before:
-                    kept[key] = value
-        return kept
-
-    def _update(self, live: dict[Any, Any], key: Any, target: bytes, operations: list[Operation]) -> None:
-        """Try to bring one live value to its target in place; whether that worked is for the caller to see."""
-        with contextlib.suppress(HoldfastError):
-            if operations and all(len(operation.path) > 1 for operation in operations):
-                patch.apply_live({key: live[key]}, operations, self._types)
-            else:
-                live[key] = patch.graft(live[key], codec.decode(target, self._types))
-
-    def _encoded_or_none(self, value: Any) -> bytes | None:
-        """None for a value that cannot be stored: it was reported when it could not be saved."""
-        try:
-            return codec.encode(value, self._types)
-        except UnstorableValue:
-            return None
-
-
-def _by_name(changes: Sequence[Change]) -> dict[str, list[Operation]]:
-    operations: dict[str, list[Operation]] = {}
-    for change in changes:
-        for operation in patch.decode_patch(change.patch):
-            operations.setdefault(operation.path[0], []).append(operation)
-    return operations
-
-
-def _grafted(live: Mapping[Any, Any], new: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {key: patch.graft(live[key], value) if key in live else value for key, value in new.items()}
-
-
-def _encoded_patch(pending: Pending) -> bytes:
-    return patch.encode_patch(pending.operations)
+_NOWHERE = StoredDocument("", 0, 0)
+"""What a live state that was never loaded is compared with."""

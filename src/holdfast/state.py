@@ -48,7 +48,7 @@ class SessionState(dict[Any, Any]):
     {'topics': ['sqlite'], 'n': 1}
     """
 
-    __slots__ = ("_decode", "_lock", "_prefetch", "is_viewed")
+    __slots__ = ("_decode", "_lock", "_prefetch", "began_empty", "is_viewed")
 
     def __init__(
         self, decode: Callable[[Any], Any] | None = None, prefetch: Callable[[list[Any]], None] | None = None
@@ -61,6 +61,8 @@ class SessionState(dict[Any, Any]):
         self._lock = threading.RLock()
         self.is_viewed = False
         """Whether a live view of the values was handed out: from then on there may be no mark that it could show."""
+        self.began_empty: dict[Any, Any] = {}
+        """By key, the lists and dicts that were empty when they were put here: two runs may both begin one so."""
 
     def _touch(self, key: Any, slot: Any) -> Any:
         if slot is not UNDECODED:
@@ -106,8 +108,23 @@ class SessionState(dict[Any, Any]):
         slot = dict.get(self, key, _ABSENT)
         return default if slot is _ABSENT else self._touch(key, slot)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not value and (type(value) is list or type(value) is dict):
+            self.began_empty[key] = value
+        dict.__setitem__(self, key, value)
+
     def setdefault(self, key: Any, default: Any = None, /) -> Any:
+        if key not in self:
+            self[key] = default
         return self._touch(key, dict.setdefault(self, key, default))
+
+    def update(self, *given: Any, **named: Any) -> None:
+        for key, value in dict(*given, **named).items():
+            self[key] = value
+
+    def __ior__(self, other: Any) -> SessionState:
+        self.update(other)
+        return self
 
     def pop(self, key: Any, default: Any = _ABSENT, /) -> Any:
         if key in self:

@@ -10,7 +10,7 @@ Rules that must stay true:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from weakref import WeakKeyDictionary
 
@@ -140,17 +140,21 @@ class StoredDocument:
         return document
 
     def after_commit(
-        self, operations: Sequence[Operation], values: dict[str, bytes], patch_size: int
+        self, operations: Sequence[Operation], values: Mapping[str, bytes], patch_size: int
     ) -> StoredDocument:
         """The document after a commit of our own, whose new values are at hand encoded."""
         document = self._copy()
-        for operation in operations:
-            name = operation.path[0]
-            if len(operation.path) == 1:
-                document._apply_top(operation)
-            elif document._entries[name].data is not values[name]:
-                document._put(name, values[name])
+        document._change(operations, values)
         document._count(patch_size)
+        return document
+
+    def edited(self, operations: Sequence[Operation], values: Mapping[str, bytes]) -> StoredDocument:
+        """The document after changes of ours that were stored on top of another one.
+
+        It stands for no version: what has not been read yet is still read as of the version before them.
+        """
+        document = self._copy()
+        document._change(operations, values)
         return document
 
     def snapshot(self, encoded: Read) -> Snapshot | None:
@@ -191,6 +195,14 @@ class StoredDocument:
         document._changed = self._changed.copy()
         document._has_odd_names = self._has_odd_names
         return document
+
+    def _change(self, operations: Iterable[Operation], values: Mapping[str, bytes]) -> None:
+        for operation in operations:
+            name = operation.path[0]
+            if len(operation.path) == 1:
+                self._apply_top(operation)
+            elif self._entries[name].data is not values[name]:
+                self._put(name, values[name])
 
     def _apply(self, changes: Iterable[Change]) -> None:
         deeper: dict[str, list[Operation]] = {}

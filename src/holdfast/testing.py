@@ -31,11 +31,14 @@ from typing import Any
 
 from holdfast import clock, errors
 from holdfast.records import (
+    Change,
+    Claim,
     Commit,
     Failure,
     Known,
     Run,
     RunStatus,
+    SessionInfo,
     Snapshot,
     StoredSession,
     StoredValue,
@@ -162,6 +165,11 @@ class Writer:
         self.states.append(dict(state))
         self.version += 1
 
+    def follow(self, other: Writer) -> None:
+        """Go on from where another writer of the same session is."""
+        self.incarnation, self.version = other.incarnation, other.version
+        self.states, self._touched = list(other.states), set(other._touched)
+
     def _difference(self, state: State) -> tuple[list[str], list[str]]:
         """The names to remove, and those to add at the end: a name that is out of order is removed and added."""
         before = self.states[self.version]
@@ -218,6 +226,20 @@ def make_run(owner: str = "", session_id: str = "s", status: RunStatus = RunStat
     return Run(owner=owner, session_id=session_id, status=status, **(required | fields))
 
 
+def claim_of(lease_id: str, session_id: str = "s", **fields: Any) -> Claim:
+    """A claim of ten seconds.
+
+    >>> claim_of("a").is_exclusive
+    False
+    """
+    return Claim("", session_id, lease_id, **({"seconds": 10.0} | fields))
+
+
+def never(info: SessionInfo, changes: tuple[Change, ...]) -> Commit:
+    """A rebase that fails the test when it is called."""
+    raise AssertionError(f"rebased at version {info.version}, over {len(changes)} changes")
+
+
 @contextmanager
 def raises(kind: type[errors.HoldfastError]) -> Iterator[list[errors.HoldfastError]]:
     """Fail unless the block raises this error; the error is put into the list.
@@ -254,6 +276,8 @@ def foreign_calls(storage: Storage, owner: str, session_id: str, incarnation: st
         "load": lambda: storage.load(owner, session_id),
         "read_values": lambda: storage.read_values(owner, session_id, ["a"], incarnation=incarnation, at=1),
         "commit": lambda: storage.commit(stolen),
+        "claim_lease": lambda: storage.claim_lease(Claim(owner, session_id, "stolen", 10.0, is_exclusive=True)),
+        "release_lease": lambda: storage.release_lease(owner, session_id, "stolen"),
         "beat": lambda: storage.beat(f"process of {owner}", stopped=True),
         "changes": lambda: storage.changes(owner, session_id),
         "find_sessions": lambda: storage.find_sessions(owner, session_id=session_id),
@@ -420,26 +444,199 @@ class StorageConformance:
         late = writer.prepared({"a": 1, "late": 1}, snapshot=True, run=make_run())
         writer.commit({"a": 2})
         before = everything(storage, "")
-        with raises(errors.StateConflict) as caught:
+        with raises(errors.VersionConflict) as caught:
             storage.commit(late)
-        assert caught[0].facts["base"] == 1
-        assert caught[0].facts["current"] == 2
+        assert caught[0].facts["base_version"] == 1
+        assert caught[0].facts["current_version"] == 2
         assert late.run is not None
         assert caught[0].facts["run_id"] == late.run.run_id
         assert everything(storage, "") == before
 
     def test_of_two_first_commits_one_is_a_conflict(self, storage: Storage) -> None:
         Writer(storage).commit({"a": 1})
-        with raises(errors.StateConflict) as caught:
+        with raises(errors.VersionConflict) as caught:
             Writer(storage).commit({"b": 1})
-        assert (caught[0].facts["base"], caught[0].facts["current"]) == (0, 1)
+        assert (caught[0].facts["base_version"], caught[0].facts["current_version"]) == (0, 1)
         assert rebuilt(storage.load("", "s")) == {"a": 1}
 
     def test_a_base_in_the_future_is_a_conflict(self, storage: Storage) -> None:
         writer = Writer(storage)
         writer.commit({"a": 1})
-        with raises(errors.StateConflict):
-            storage.commit(replace(writer.prepared({"a": 2}), base=5))
+        late = replace(writer.prepared({"a": 2}), base=5)
+        with raises(errors.VersionConflict):
+            storage.commit(late)
+        with raises(errors.VersionConflict):
+            storage.commit(late, rebase=never)
+
+    def test_a_commit_on_an_old_base_is_rebased_on_what_others_committed(self, storage: Storage) -> None:
+        writer, other = Writer(storage), Writer(storage)
+        writer.commit({"a": 1})
+        other.follow(writer)
+        other.commit({"a": 1, "b": 2})
+        other.commit({"a": 1, "b": 2, "c": 3})
+        late = writer.prepared({"a": 1, "late": 1}, run=make_run())
+        told: list[object] = []
+
+        def rebase(info: SessionInfo, changes: tuple[Change, ...]) -> Commit:
+            told.extend([info.version, [change.version for change in changes]])
+            return replace(late, base=info.version, incarnation=info.incarnation)
+
+        assert storage.commit(late, rebase=rebase) == 4
+        assert told == [3, [2, 3]]
+        assert rebuilt(storage.load("", "s")) == {"a": 1, "b": 2, "c": 3, "late": 1}
+        assert storage.commit(late, rebase=never) == 4, "repeated, it is recognised"
+
+    def test_the_first_commit_of_one_who_came_second_is_rebased(self, storage: Storage) -> None:
+        Writer(storage).commit({"a": 1})
+        first = Writer(storage).prepared({"b": 2})
+
+        def rebase(info: SessionInfo, changes: tuple[Change, ...]) -> Commit:
+            assert [change.version for change in changes] == [1]
+            return replace(first, base=info.version, incarnation=info.incarnation)
+
+        assert storage.commit(first, rebase=rebase) == 2
+        assert rebuilt(storage.load("", "s")) == {"a": 1, "b": 2}
+
+    def test_what_a_rebase_raises_ends_the_commit_and_nothing_is_written(self, storage: Storage) -> None:
+        Writer(storage).commit({"a": 1})
+        first = Writer(storage).prepared({"b": 2}, run=make_run())
+        before = everything(storage, "")
+
+        def refuse(info: SessionInfo, changes: tuple[Change, ...]) -> Commit:
+            raise errors.InvalidInput(f"{info.version} {len(changes)}")
+
+        with raises(errors.InvalidInput) as caught:
+            storage.commit(first, rebase=refuse)
+        assert str(caught[0]) == "1 1"
+        assert everything(storage, "") == before
+        Writer(storage, session_id="other").commit({"b": 2})
+
+    def test_a_rebase_that_leaves_nothing_writes_the_run_only(self, storage: Storage) -> None:
+        Writer(storage).commit({"a": 1})
+        first = Writer(storage).prepared({"a": 1}, run=make_run())
+
+        def rebase(info: SessionInfo, _: tuple[Change, ...]) -> Commit:
+            return replace(first, base=info.version, incarnation=info.incarnation, patch=None)
+
+        assert storage.commit(first, rebase=rebase) == 1
+        assert len(storage.changes("", "s")) == 1
+        assert len(storage.find_runs("")) == 1
+
+    def test_what_is_forgotten_cannot_be_rebased_on(self, storage: Storage) -> None:
+        writer = Writer(storage)
+        for number in range(6):
+            writer.commit({"a": number}, snapshot=True)
+        late = replace(writer.prepared({"late": 1}), base=1)
+        storage.prune_session("", "s", 1)
+        with raises(errors.VersionConflict):
+            storage.commit(late, rebase=never)
+
+    # Leases
+
+    def test_the_first_claim_holds_and_the_others_queue_in_order(self, storage: Storage) -> None:
+        assert [storage.claim_lease(claim_of(name)) for name in "abc"] == [0, 1, 2]
+        assert [storage.claim_lease(claim_of(name)) for name in "cb"] == [2, 1]
+        storage.release_lease("", "s", "b")
+        assert storage.claim_lease(claim_of("c")) == 1
+        storage.release_lease("", "s", "a")
+        assert storage.claim_lease(claim_of("b")) == 1
+        assert storage.claim_lease(claim_of("c")) == 0
+        storage.release_lease("", "s", "nobody's")
+
+    def test_whoever_does_not_wait_takes_no_place(self, storage: Storage) -> None:
+        assert storage.claim_lease(claim_of("a", waits=False)) == 0
+        assert storage.claim_lease(claim_of("b", waits=False)) == 1
+        storage.release_lease("", "s", "a")
+        assert storage.claim_lease(claim_of("c")) == 0
+
+    def test_a_place_that_is_not_claimed_again_in_time_goes_when_somebody_comes(self, storage: Storage) -> None:
+        with adjustable_clock() as hands:
+            assert [storage.claim_lease(claim_of(name)) for name in "ab"] == [0, 1]
+            hands.time += 8
+            assert storage.claim_lease(claim_of("a", is_held=True)) == 0
+            assert storage.claim_lease(claim_of("b")) == 1
+            hands.time += 8
+            assert storage.claim_lease(claim_of("b")) == 1, "a has renewed its place"
+            hands.time += 8
+            assert storage.claim_lease(claim_of("b")) == 0, "a was not heard of"
+            with raises(errors.LeaseLost):
+                storage.claim_lease(claim_of("a", is_held=True))
+            hands.time += 60
+            assert storage.claim_lease(claim_of("b", is_held=True)) == 0, "nobody came"
+
+    def test_only_the_holder_of_an_exclusive_lease_commits(self, storage: Storage) -> None:
+        writer = Writer(storage)
+        writer.commit({"a": 1})
+        storage.claim_lease(claim_of("x", is_exclusive=True))
+        ours = writer.prepared({"a": 2}, run=make_run())
+        with raises(errors.SessionBusy):
+            storage.commit(ours)
+        with raises(errors.LeaseLost):
+            storage.commit(replace(ours, lease_id="y"))
+        Writer(storage, "ann").commit({"a": 1})
+        assert storage.commit(replace(ours, lease_id="x")) == 2
+        writer.applied({"a": 2})
+        with raises(errors.SessionBusy):
+            writer.commit({"a": 3})
+        assert storage.commit(replace(writer.prepared({"a": 3}), lease_id="x", releases=True)) == 3
+        writer.applied({"a": 3})
+        assert writer.commit({"a": 4}) == 4
+        assert storage.claim_lease(claim_of("z")) == 0
+
+    def test_a_lease_that_is_not_exclusive_keeps_out_other_holders_only(self, storage: Storage) -> None:
+        writer = Writer(storage)
+        writer.commit({"a": 1})
+        storage.claim_lease(claim_of("x"))
+        assert writer.commit({"a": 2}) == 2
+        assert storage.claim_lease(claim_of("x", is_exclusive=True)) == 0
+        with raises(errors.SessionBusy):
+            writer.commit({"a": 3})
+        assert storage.claim_lease(claim_of("x")) == 0
+        assert writer.commit({"a": 3}) == 3
+        storage.commit(replace(writer.prepared({"a": 4}), lease_id="x"))
+
+    def test_a_session_can_be_held_before_it_is_stored(self, storage: Storage) -> None:
+        storage.claim_lease(claim_of("x", is_exclusive=True))
+        assert storage.load("", "s") is None
+        assert storage.find_sessions(None) == ()
+        writer = Writer(storage)
+        with raises(errors.SessionBusy):
+            writer.commit({"a": 1})
+        assert storage.commit(replace(writer.prepared({"a": 1}), lease_id="x", releases=True)) == 1
+        writer.applied({"a": 1})
+        assert writer.commit({"a": 2}) == 2
+        assert rebuilt(storage.load("", "s")) == {"a": 2}
+        assert storage.check() == ()
+
+    def test_a_session_that_was_held_and_never_stored_leaves_nothing(self, storage: Storage) -> None:
+        storage.claim_lease(claim_of("x", is_exclusive=True))
+        storage.release_lease("", "s", "x")
+        with raises(errors.SessionNotFound):
+            storage.delete_session("", "s")
+        assert Writer(storage).commit({"a": 1}) == 1
+
+    def test_a_dead_holder_holds_nobody_up_for_longer_than_its_lease(self, storage: Storage) -> None:
+        with adjustable_clock() as hands:
+            writer = Writer(storage)
+            writer.commit({"a": 1})
+            storage.claim_lease(claim_of("x", is_exclusive=True))
+            zombie = replace(writer.prepared({"a": "zombie"}), lease_id="x")
+            hands.time += 10.1
+            assert writer.commit({"a": 2}) == 2
+            with raises(errors.LeaseLost):
+                storage.commit(replace(zombie, base=2))
+
+    def test_a_zombie_cannot_commit_although_nothing_was_committed_meanwhile(self, storage: Storage) -> None:
+        with adjustable_clock() as hands:
+            writer = Writer(storage)
+            writer.commit({"a": 1})
+            storage.claim_lease(claim_of("x", is_exclusive=True))
+            zombie = replace(writer.prepared({"a": "zombie"}), lease_id="x")
+            hands.time += 10.1
+            assert storage.claim_lease(claim_of("y", is_exclusive=True)) == 0
+            with raises(errors.LeaseLost):
+                storage.commit(zombie)
+            assert storage.commit(replace(writer.prepared({"a": 2}), lease_id="y")) == 2
 
     def test_a_repeated_commit_is_recognised_and_not_applied_twice(self, storage: Storage) -> None:
         writer = Writer(storage)
@@ -871,6 +1068,7 @@ class StorageConformance:
             with adjustable_clock():
                 writer.commit({"a": 1}, snapshot=True, run=make_run(victim, "s", RunStatus.running))
                 writer.commit({"a": 2})
+                storage.claim_lease(replace(claim_of("held"), owner=victim))
             for thief in {"", "mallory"} - {victim}:
                 before = everything(storage, victim)
                 for call in foreign_calls(storage, thief, "s", writer.incarnation).values():
@@ -878,7 +1076,7 @@ class StorageConformance:
                         seen = call()
                     except (errors.SessionNotFound, errors.SessionDeleted):
                         continue
-                    assert seen in (None, ())
+                    assert seen in (None, (), 0), "a lease is not seen to be held, either"
                     assert everything(storage, victim) == before
                 assert everything(storage, thief) == ([], [], [], [])
             storage.delete_session(victim, "s")

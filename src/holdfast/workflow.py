@@ -19,14 +19,17 @@ from weakref import WeakSet, ref
 
 from holdfast import clock, codec
 from holdfast.agent import Agent, is_pydantic_agent
+from holdfast.conflicts import unbound, valid_policy
 from holdfast.declared import Types
 from holdfast.drivers import Flow, astream, begin, stream
 from holdfast.errors import InvalidInput, RunInProgress, UnstorableValue
 from holdfast.heartbeat import heartbeat
+from holdfast.leases import Lease, Transaction
 from holdfast.records import Run, RunStatus
 from holdfast.response import RunResponse
 from holdfast.running import ActiveRun, current, flow
 from holdfast.session import Session
+from holdfast.standing import Problems
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
 
@@ -57,6 +60,12 @@ class Workflow:
     Attributes:
         run_id: of the current run, or else of the last one; None before the first.
         description: what the workflow is for.
+        on_conflict: what happens when this run and another changed one place of the session: `"raise"`, `"last_write"`,
+            a function `f(path, base, ours, theirs)` that returns the value to be stored, or a dict from top-level
+            keys to one of these.
+        concurrency: `"merge"` lets runs of one session run at the same time, and brings their changes together;
+            `"queue"` runs one at a time, in the order in which they came, and `"reject"` raises `SessionBusy` while
+            another one runs. Only runs that say "queue" or "reject" keep each other out.
         on_error: `"commit"` keeps what a failed run changed; `"rollback"` keeps only what it committed with
             `write_to_storage()`.
         state_types: pydantic models, dataclasses, named tuples and enums that the session state may hold. Those in
@@ -75,6 +84,8 @@ class Workflow:
     """
 
     description: str | None = None
+    on_conflict: Any = "raise"
+    concurrency: Literal["merge", "queue", "reject"] = "merge"
     on_error: Literal["commit", "rollback"] = "commit"
     state_types: Iterable[Any] = ()
 
@@ -95,6 +106,8 @@ class Workflow:
         self._set_declared(attributes)
         if self.on_error not in ("commit", "rollback"):
             raise InvalidInput(f'on_error is "commit" or "rollback", not {self.on_error!r}')
+        if self.concurrency not in ("merge", "queue", "reject"):
+            raise InvalidInput(f'concurrency is "merge", "queue" or "reject", not {self.concurrency!r}')
         session_id, user_id = self._or_declared("session_id", session_id), self._or_declared("user_id", user_id)
         storage = self._or_declared("storage", storage)
         self.session_id = check_id("session_id", session_id) if session_id is not None else clock.new_id()
@@ -112,6 +125,7 @@ class Workflow:
             types=self._types,
             defaults=copy.deepcopy(_check_state(session_state)) if session_state is not None else self._default_state,
         )
+        self._session.on_conflict = valid_policy(unbound(self.on_conflict))
         self._active: ActiveRun | None = None
         # Re-entrant: the garbage collector may end an abandoned run of this object while the lock is held.
         self._claiming = threading.RLock()
@@ -158,15 +172,74 @@ class Workflow:
 
         Raises:
             UnstorableValue: values that cannot be kept, each with its path; everything else was committed.
-            StateConflict: another run has changed the session since this one began.
+            StateConflict: another run has changed, since this one began, what this one changed; see `on_conflict`.
             StorageError: it could not be written.
         """
+        if self._session.is_exclusive:
+            raise InvalidInput("A transaction is committed when its block is left; leave it first, or do without this.")
         if self._active is not None:
             return self._active.save_now()
         saved = self._session.save()
         if saved.problems:
             raise UnstorableValue(saved.problems)
         return self._session.version
+
+    def refresh(self) -> int:
+        """Bring what other runs have committed into the session state now, in place; what is not committed here stays.
+
+        Without it, others' changes come in when a run begins and ends, and in a transaction.
+
+        Returns:
+            The newest version of the session.
+
+        Raises:
+            StateConflict: others have changed what was changed here; nothing came in.
+            StorageError: it could not be read.
+
+        >>> class Counter(Workflow):
+        ...     def run(self) -> None:
+        ...         self.session_state["n"] = 1
+        >>> storage = MemoryStorage()
+        >>> watching, counter = (Counter(session_id="s", storage=storage) for _ in range(2))
+        >>> watching.session_state
+        {}
+        >>> _ = counter.run()
+        >>> watching.refresh(), watching.session_state
+        (1, {'n': 1})
+        """
+        if self._session.is_exclusive:
+            return self._session.version  # nobody else can have changed anything
+        self._session.refresh()
+        return self._session.version
+
+    def transaction(self) -> Transaction:
+        """A block that has the session to itself: `with self.transaction() as state:`, or `async with`.
+
+        It waits until nobody else is in such a block, commits what is pending, starts from what is stored now, and
+        is committed as a whole at its end. An exception in it restores the state. Other runs' commits wait
+        meanwhile, so keep it short; a process that dies in it delays them by 10 s at most.
+
+        Raises:
+            SessionBusy: others were ahead for longer than the storage's `lock_timeout`.
+            LeaseLost: the block took so long, without this process being heard of, that it was given to another.
+            InvalidInput: the code is in a transaction of this session already.
+
+        >>> class Counter(Workflow):
+        ...     def run(self) -> int:
+        ...         with self.transaction() as state:
+        ...             state["n"] = state.get("n", 0) + 1
+        ...         return state["n"]
+        >>> Counter().run().content
+        1
+        """
+        active = self._active
+
+        def save(releases: bool) -> Problems:
+            if active is not None and self._active is active:
+                return active.save_in_transaction(releases)
+            return self._session.save(releases=releases).problems
+
+        return Transaction(self._session, active.lease if active is not None else None, save)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(session_id={self.session_id!r})"
@@ -213,6 +286,7 @@ class Workflow:
             record,
             types=self._types,
             rollback=self.on_error == "rollback",
+            lease=None if self.concurrency == "merge" else Lease(self._session, waits=self.concurrency == "queue"),
             claim=self._claim,
             release=self._let_go,
         )

@@ -12,11 +12,11 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
-from holdfast.records import Change, Commit, Finding, Known, Run, SessionInfo, StoredSession
+from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, StoredSession
 
 INLINE_SIZE = 65_536
 """When all values of a session together have at most so many bytes, `load` returns them with their data; of a larger
@@ -26,8 +26,17 @@ KeepHistory = int | timedelta | None
 """How much history to keep: a number of versions, an age, or None for all of it."""
 
 
+Rebase = Callable[[SessionInfo, tuple[Change, ...]], Commit]
+"""Makes a commit anew on top of what others have committed since its base: told the session's head and these changes,
+it returns one with the same `commit_id`. It is called inside the transaction, more than once if that is repeated, and
+so does nothing but compute and read; what it raises ends the commit, of which nothing is written."""
+
+
 class Storage(Protocol):
     """Sessions with their history and runs, by owner. Implemented by the memory and SQL backends."""
+
+    lock_timeout: float
+    """Seconds to wait for other writers."""
 
     def load(
         self, owner: str, session_id: str, *, known: Known | None = None, at: int | None = None
@@ -60,26 +69,48 @@ class Storage(Protocol):
         """
         ...
 
-    def commit(self, commit: Commit) -> int:
+    def commit(self, commit: Commit, *, rebase: Rebase | None = None) -> int:
         """Apply one commit in one transaction and return the session's version after it.
 
         With a patch: succeeds when the session is at `commit.base`, and makes version `base + 1`; repeating a
-        commit that was applied already returns the version that it made. With a snapshot, its names become the
-        listing of that version: each with its value in the snapshot or, without one, with what the session's newest
-        listing has for it, whoever wrote that; and history is thinned and pruned as `keep_history` says. With a run,
-        its record is written (inserted or replaced) in the same transaction, and the process is marked alive.
+        commit that was applied already returns the version that it made. If the session has moved on, and every
+        change since `base` is kept, what `rebase` makes of the commit is applied instead. With a snapshot, its names
+        become the listing of that version: each with its value in the snapshot or, without one, with what the
+        session's newest listing has for it, whoever wrote that; and history is thinned and pruned as `keep_history`
+        says. With a run, its record is written (inserted or replaced) in the same transaction, and the process is
+        marked alive.
 
         Without a patch the session stays at its version, which is returned (0 for none), whatever it is; with a
         base above 0 the session must still be there.
 
+        With a lease, it must be held. Without one, the session must not be held exclusively.
+
         Raises:
-            StateConflict: the session is at another version; nothing was written.
+            VersionConflict: the session is at another version, and the commit cannot be rebased; nothing was written.
+            SessionBusy: somebody else holds the session exclusively; nothing was written.
+            LeaseLost: the lease of the commit is not held any more; nothing was written.
             SessionDeleted: base is above 0 and there is no session of that incarnation; nothing was written.
             InvalidInput: the run is of another session, or the snapshot does not say what one of its names stands
                 for; nothing was written.
             StorageBusy: not begun in time; nothing was written.
             OutcomeUnknown: the backend broke off during the commit; the same commit may be repeated.
         """
+        ...
+
+    def claim_lease(self, claim: Claim) -> int:
+        """Ask for a session's lease, or say that it is still wanted or held, and return how many are ahead.
+
+        At 0 it is held, until it is released or not claimed again for `claim.seconds`. Those who wait are served in
+        the order in which they came; whoever was not heard of for as long as it said loses its place. A session
+        that is not stored yet can be held as well.
+
+        Raises:
+            LeaseLost: `claim.is_held`, but it has been given to somebody else.
+        """
+        ...
+
+    def release_lease(self, owner: str, session_id: str, lease_id: str) -> None:
+        """Give up a lease, or a place in the queue. What is gone already is not missed."""
         ...
 
     def beat(self, process_id: str, *, stopped: bool = False) -> None:
@@ -145,3 +176,6 @@ BEAT_EVERY = 5.0
 
 STALE_AFTER = 15.0
 """Seconds after the last heartbeat when a process counts as dead and its runs as interrupted."""
+
+LEASE_SECONDS = 10.0
+"""How long a session stays with a holder that is not heard of; a third of it passes between two renewals."""

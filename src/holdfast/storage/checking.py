@@ -36,7 +36,9 @@ def _findings(db: Statements) -> Iterator[Finding]:
             rows.read_run(row, db.where)
         except CorruptData as error:
             yield Finding(_place(row[0], row[1]), error.facts["what"])
-    heads = {(row[0], row[1]): row for row in db.all("heads_of_all_owners", session_id=None, limit=NO_LIMIT)}
+    yield from _lease_findings(db)
+    found = db.all("heads_of_all_owners", session_id=None, least=0, limit=NO_LIMIT)
+    heads = {(row[0], row[1]): row for row in found}
     for owner, session_id in db.all("sessions_with_rows_of_all_owners"):
         if (owner, session_id) not in heads:
             yield Finding(_place(owner, session_id), "its head is missing")
@@ -47,6 +49,14 @@ def _findings(db: Statements) -> Iterator[Finding]:
             yield Finding(_place(owner, session_id), error.facts["what"])
             continue
         yield from _session_findings(db, head)
+
+
+def _lease_findings(db: Statements) -> Iterator[Finding]:
+    for owner, session_id, *columns in db.all("leases_of_all_owners"):
+        try:
+            rows.read_queue([columns], owner, session_id, db.where)
+        except CorruptData as error:
+            yield Finding(_place(owner, session_id), error.facts["what"])
 
 
 def _session_findings(db: Statements, head: rows.Head) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Which runs were interrupted: running ones whose process is no longer heard of."""
+"""Which runs were interrupted: waiting or running ones whose process is no longer heard of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from holdfast.storage.base import STALE_AFTER
 
 
 def with_interruptions(runs: Iterable[Run], beats: Mapping[str, float], now: float) -> tuple[Run, ...]:
-    """Mark the running runs of dead processes as interrupted.
+    """Mark the waiting and running runs of dead processes as interrupted.
 
     Args:
         runs: as they are stored.
@@ -20,6 +20,6 @@ def with_interruptions(runs: Iterable[Run], beats: Mapping[str, float], now: flo
     oldest = now - STALE_AFTER
 
     def is_dead(run: Run) -> bool:
-        return run.status is RunStatus.running and beats.get(run.process_id, oldest - 1) < oldest
+        return run.status in (RunStatus.running, RunStatus.waiting) and beats.get(run.process_id, oldest - 1) < oldest
 
     return tuple(replace(run, status=RunStatus.interrupted) if is_dead(run) else run for run in runs)

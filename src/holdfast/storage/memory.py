@@ -17,15 +17,18 @@ from typing import NamedTuple
 from holdfast import clock
 from holdfast.errors import (
     InvalidInput,
+    SessionBusy,
     SessionDeleted,
     SessionExists,
     SessionNotFound,
     StateConflict,
     StorageClosed,
+    VersionConflict,
     VersionNotKept,
 )
 from holdfast.records import (
     Change,
+    Claim,
     Commit,
     Finding,
     Known,
@@ -34,8 +37,8 @@ from holdfast.records import (
     StoredSession,
     StoredValue,
 )
-from holdfast.storage import history
-from holdfast.storage.base import INLINE_SIZE, KeepHistory
+from holdfast.storage import history, leasing
+from holdfast.storage.base import INLINE_SIZE, KeepHistory, Rebase
 from holdfast.storage.listing import following
 from holdfast.storage.liveness import with_interruptions
 from holdfast.threads import lock_for_forks
@@ -78,16 +81,18 @@ class MemoryStorage:
     """
 
     where = "memory"
+    lock_timeout = 30.0
 
     def __init__(self, keep_history: KeepHistory = None) -> None:
         self._keep = history.valid_keep_history(keep_history)
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._runs: dict[tuple[str, str, str], Run] = {}
         self._beats: dict[str, float] = {}
+        self._queues: dict[tuple[str, str], list[leasing.Queued]] = {}
         self._lock = lock_for_forks()
         self._is_closed = False
         self._is_committing = False
-        self._postponed: list[Commit] = []
+        self._postponed: list[tuple[Commit, Rebase | None]] = []
         self._failures: list[BaseException] = []
 
     def load(
@@ -132,42 +137,73 @@ class MemoryStorage:
                     found[name] = value.data
             return found
 
-    def commit(self, commit: Commit) -> int:
+    def commit(self, commit: Commit, *, rebase: Rebase | None = None) -> int:
         """See `Storage.commit`."""
         if commit.run and (commit.run.owner, commit.run.session_id) != (commit.owner, commit.session_id):
             raise InvalidInput("Commit.run must be a run of the commit's own owner and session_id.")
         with self._opened():
             if self._is_committing:
-                self._postponed.append(commit)
+                self._postponed.append((commit, rebase))
                 return commit.base + (commit.patch is not None)
             self._is_committing = True
             try:
-                return self._commit(commit)
+                return self._commit(commit, rebase)
             finally:
                 while self._postponed:
                     try:
-                        self._commit(self._postponed.pop(0))
+                        self._commit(*self._postponed.pop(0))
                     except (StateConflict, SessionDeleted) as error:
                         self._failures.append(error)  # raised by the next call
                 self._is_committing = False
 
-    def _commit(self, commit: Commit) -> int:
+    def _commit(self, commit: Commit, rebase: Rebase | None) -> int:
         key = (commit.owner, commit.session_id)
         session = self._sessions.get(key)
+        if commit.patch is not None and not _is_on_top(commit, session):
+            applied = _applied_version(commit, session)
+            if applied is not None:
+                return applied
+            commit = _rebased(commit, session, rebase)
         if commit.patch is None:
             if commit.base and (session is None or session.info.incarnation != commit.incarnation):
                 raise SessionDeleted(session_id=commit.session_id)
             version = session.info.version if session else 0
         else:
-            applied = _applied_version(commit, session)
-            if applied is not None:
-                return applied
+            self._require_lease(commit)
             version = commit.base + 1
             self._sessions[key] = self._advanced(session, commit, commit.patch)
+            if commit.releases:
+                self._release(key, commit.lease_id)
         if commit.run is not None:
             self._runs[(*key, commit.run.run_id)] = commit.run
             self._beats[commit.run.process_id] = clock.now()
         return version
+
+    def _require_lease(self, commit: Commit) -> None:
+        queue = self._queues.get((commit.owner, commit.session_id), [])
+        if commit.lease_id:
+            leasing.require_first(queue, commit.lease_id, commit.session_id)
+        elif queue and queue[0].is_exclusive:
+            if queue[0].expires_at > clock.now():
+                raise SessionBusy(session_id=commit.session_id, holder="a transaction", seconds=0)
+            del queue[0]
+
+    def claim_lease(self, claim: Claim) -> int:
+        """See `Storage.claim_lease`."""
+        key = (claim.owner, claim.session_id)
+        with self._opened():
+            self._queues[key], ahead = leasing.claimed(self._queues.get(key, []), claim, clock.now())
+            return ahead
+
+    def release_lease(self, owner: str, session_id: str, lease_id: str) -> None:
+        """See `Storage.release_lease`."""
+        with self._opened():
+            self._release((owner, session_id), lease_id)
+
+    def _release(self, key: tuple[str, str], lease_id: str) -> None:
+        queue = [queued for queued in self._queues.pop(key, []) if queued.lease_id != lease_id]
+        if queue:
+            self._queues[key] = queue
 
     def _advanced(self, session: _Session | None, commit: Commit, patch: bytes) -> _Session:
         now = clock.now()
@@ -296,27 +332,43 @@ def _not_kept(session: _Session, version: int) -> VersionNotKept:
     return VersionNotKept(version=version, session_id=info.session_id, oldest=oldest, newest=info.version)
 
 
-def _applied_version(commit: Commit, session: _Session | None) -> int | None:
-    """The version that the commit made when it was applied before, None when it can be applied now."""
+def _is_on_top(commit: Commit, session: _Session | None) -> bool:
     if session is None:
-        if commit.base:
-            raise SessionDeleted(session_id=commit.session_id)
-        return None
-    is_same = session.info.incarnation == commit.incarnation
-    if is_same and session.info.version == commit.base:
-        return None
-    if is_same:
+        return commit.base == 0
+    return (session.info.incarnation, session.info.version) == (commit.incarnation, commit.base)
+
+
+def _applied_version(commit: Commit, session: _Session | None) -> int | None:
+    """The version that the commit made when it was applied before; None if it was not.
+
+    Raises:
+        SessionDeleted: the session that it is for is gone.
+    """
+    if session is not None and session.info.incarnation == commit.incarnation:
         for change in session.changes.values():
             if change.commit_id == commit.commit_id and change.version > commit.base:
                 return change.version
     elif commit.base:
         raise SessionDeleted(session_id=commit.session_id)
-    raise StateConflict(
-        session_id=commit.session_id,
-        base=commit.base,
-        current=session.info.version,
-        run_id=commit.run_id,
-    )
+    return None
+
+
+def _rebased(commit: Commit, session: _Session | None, rebase: Rebase | None) -> Commit:
+    """The commit on top of what the session is now.
+
+    Raises:
+        VersionConflict: it cannot be made so.
+    """
+    assert session is not None
+    info = session.info
+    if rebase is None or not session.forgotten <= commit.base <= info.version:
+        raise VersionConflict(
+            session_id=commit.session_id,
+            base_version=commit.base,
+            current_version=info.version,
+            run_id=commit.run_id,
+        )
+    return rebase(info, session.changes_between(commit.base, info.version))
 
 
 def _thin(session: _Session) -> None:

@@ -5,47 +5,57 @@
 
 
 -- name: find_head
-SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
+SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
+       checksum
 FROM {table}_session
 WHERE owner = :owner AND session_id = :session_id
 
 -- name: find_head_to_change
 -- As `find_head`; until the end of the transaction nobody else can change the session.
-SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
+SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
+       checksum
 FROM {table}_session
 WHERE owner = :owner AND session_id = :session_id
 {lock}
 
 -- name: heads_of_owner
-SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
+SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
+       checksum
 FROM {table}_session
-WHERE owner = :owner AND (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id)
+WHERE owner = :owner AND (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id) AND version >= :least
 ORDER BY updated_at DESC, session_id
 LIMIT :limit
 
 -- name: heads_of_all_owners
-SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum
+SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
+       checksum
 FROM {table}_session
-WHERE CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id
+WHERE (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id) AND version >= :least
 ORDER BY updated_at DESC, session_id, owner
 LIMIT :limit
 
 -- name: insert_head
 -- Makes a session; changes nothing if there is one, also one that another transaction makes at the same time.
 INSERT INTO {table}_session
-    (owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
+     checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (owner, session_id) DO NOTHING
 
 -- name: put_head
 INSERT INTO {table}_session
-    (owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, checksum)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
+     checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (owner, session_id) DO UPDATE SET
+    incarnation = excluded.incarnation,
     version = excluded.version,
     snapshot_version = excluded.snapshot_version,
     forgotten = excluded.forgotten,
+    workflow = excluded.workflow,
+    created_at = excluded.created_at,
     updated_at = excluded.updated_at,
+    lease = excluded.lease,
     checksum = excluded.checksum
 
 -- name: advance_head
@@ -53,10 +63,41 @@ ON CONFLICT (owner, session_id) DO UPDATE SET
 UPDATE {table}_session
 SET version = ?, updated_at = ?, checksum = ?
 WHERE owner = ? AND session_id = ? AND incarnation = ? AND version = ? AND snapshot_version = ? AND forgotten = ?
-  AND workflow = ? AND created_at = ? AND updated_at = ? AND checksum = ?
+  AND workflow = ? AND created_at = ? AND updated_at = ? AND lease = ? AND checksum = ?
 
 -- name: delete_head
 DELETE FROM {table}_session WHERE owner = :owner AND session_id = :session_id
+
+
+-- name: leases
+-- The queue for a session; the first in it is the holder.
+SELECT ticket, lease_id, is_exclusive, expires_at, checksum
+FROM {table}_lease
+WHERE owner = :owner AND session_id = :session_id
+ORDER BY ticket
+
+-- name: leases_of_all_owners
+SELECT owner, session_id, ticket, lease_id, is_exclusive, expires_at, checksum FROM {table}_lease
+
+-- name: insert_lease
+-- Takes a place in the queue; changes nothing if somebody else takes it at the same time.
+INSERT INTO {table}_lease (owner, session_id, ticket, lease_id, is_exclusive, expires_at, checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (owner, session_id, ticket) DO NOTHING
+
+-- name: renew_lease
+-- Keeps a place in the queue; changes nothing if it was lost.
+UPDATE {table}_lease
+SET is_exclusive = :is_exclusive, expires_at = :expires_at, checksum = :checksum
+WHERE owner = :owner AND session_id = :session_id AND lease_id = :lease_id
+
+-- name: delete_expired_lease
+-- Takes a place from somebody who was not heard of; changes nothing if it has just been renewed.
+DELETE FROM {table}_lease
+WHERE owner = :owner AND session_id = :session_id AND lease_id = :lease_id AND expires_at <= :now
+
+-- name: delete_lease
+DELETE FROM {table}_lease WHERE owner = :owner AND session_id = :session_id AND lease_id = :lease_id
 
 
 -- name: insert_patch
@@ -153,8 +194,9 @@ UPDATE {table}_value SET session_id = :new_id WHERE owner = :owner AND session_i
 -- name: put_run
 INSERT INTO {table}_run
     (owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
-     input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+     input_tokens, output_tokens, cost, base_version, refused_version, error, input, output, refused_patch,
+     checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (owner, session_id, run_id) DO UPDATE SET
     workflow_id = excluded.workflow_id,
     workflow = excluded.workflow,
@@ -167,6 +209,7 @@ ON CONFLICT (owner, session_id, run_id) DO UPDATE SET
     output_tokens = excluded.output_tokens,
     cost = excluded.cost,
     base_version = excluded.base_version,
+    refused_version = excluded.refused_version,
     checksum = excluded.checksum,
     error = excluded.error,
     input = excluded.input,
@@ -175,7 +218,8 @@ ON CONFLICT (owner, session_id, run_id) DO UPDATE SET
 
 -- name: runs_of_session
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
-       input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum
+       input_tokens, output_tokens, cost, base_version, refused_version, error, input, output, refused_patch,
+       checksum
 FROM {table}_run
 WHERE owner = :owner AND session_id = :session_id AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
 ORDER BY started_at DESC, run_id
@@ -183,7 +227,8 @@ LIMIT :limit
 
 -- name: runs_of_owner
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
-       input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum
+       input_tokens, output_tokens, cost, base_version, refused_version, error, input, output, refused_patch,
+       checksum
 FROM {table}_run
 WHERE owner = :owner AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
 ORDER BY started_at DESC, run_id
@@ -191,7 +236,8 @@ LIMIT :limit
 
 -- name: runs_of_all_owners
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
-       input_tokens, output_tokens, cost, base_version, error, input, output, refused_patch, checksum
+       input_tokens, output_tokens, cost, base_version, refused_version, error, input, output, refused_patch,
+       checksum
 FROM {table}_run
 WHERE (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id) AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
 ORDER BY started_at DESC, run_id

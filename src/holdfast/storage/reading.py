@@ -15,6 +15,7 @@ from holdfast.errors import CorruptData, SessionDeleted, SessionNotFound, Versio
 from holdfast.records import Change, Known, Run, SessionInfo, StoredSession, StoredValue
 from holdfast.storage import rows
 from holdfast.storage.base import INLINE_SIZE
+from holdfast.storage.leasing import Queued
 from holdfast.storage.listing import Listing
 from holdfast.storage.liveness import with_interruptions
 from holdfast.storage.queries import NO_LIMIT, Statements
@@ -29,6 +30,12 @@ def find_head(db: Statements, owner: str, session_id: str, *, to_change: bool = 
     Raises:
         CorruptData: the head is damaged, or it is missing although the session has other rows.
     """
+    head = find_head_or_place(db, owner, session_id, to_change=to_change)
+    return head if head is not None and head.info.version else None
+
+
+def find_head_or_place(db: Statements, owner: str, session_id: str, *, to_change: bool = False) -> rows.Head | None:
+    """As `find_head`; also the head of a session that is held and has no version yet."""
     row = db.one("find_head_to_change" if to_change else "find_head", owner=owner, session_id=session_id)
     if row is not None:
         return rows.read_head(row, db.where)
@@ -205,11 +212,17 @@ def changes(db: Statements, owner: str, session_id: str, after: int, limit: int 
     return changes_between(db, head.info, max(after, head.forgotten), head.info.version, limit)
 
 
+def queue(db: Statements, owner: str, session_id: str) -> list[Queued]:
+    """Who holds a session and who waits for it."""
+    found = db.each("leases", owner=owner, session_id=session_id)
+    return rows.read_queue(found, owner, session_id, db.where)
+
+
 def find_sessions(
     db: Statements, owner: str | None, session_id: str | None, limit: int | None
 ) -> tuple[SessionInfo, ...]:
     """See `Storage.find_sessions`."""
-    wanted = {"session_id": session_id, "limit": NO_LIMIT if limit is None else limit}
+    wanted = {"session_id": session_id, "least": 1, "limit": NO_LIMIT if limit is None else limit}
     found = (
         db.each("heads_of_all_owners", **wanted) if owner is None else db.each("heads_of_owner", owner=owner, **wanted)
     )

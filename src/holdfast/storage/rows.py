@@ -21,6 +21,7 @@ from msgspec import msgpack
 from holdfast.errors import CorruptData
 from holdfast.records import Change, Failure, Run, RunStatus, SessionInfo, StoredValue, Usage
 from holdfast.storage import listing
+from holdfast.storage.leasing import Queued
 from holdfast.storage.listing import Entry, Listing
 
 Column = str | bytes | int | float | None
@@ -56,6 +57,8 @@ class Head:
     info: SessionInfo
     forgotten: int = 0
     """Changes up to this version are gone; the values of this version are kept instead. 0: none are."""
+    lease: str = ""
+    """Of whoever holds the session exclusively. Held so, a session has a head before its first version, which is 0."""
 
     def row(self) -> Row:
         """The row, its columns in the order of the table."""
@@ -70,6 +73,7 @@ class Head:
             info.workflow,
             info.created_at,
             info.updated_at,
+            self.lease,
         )
         return (*columns, checksum("session", *columns))
 
@@ -80,10 +84,31 @@ def read_head(row: Sequence[Any], where: str) -> Head:
     Raises:
         CorruptData: the checksum does not match.
     """
-    owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at = row[:9]
-    _verify(row[9], checksum("session", *row[:9]), where, f"session {session_id!r}")
+    *columns, stored = row
+    owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at = columns[:9]
+    _verify(stored, checksum("session", *columns), where, f"session {session_id!r}")
     info = SessionInfo(owner, session_id, incarnation, version, snapshot_version, workflow, created_at, updated_at)
-    return Head(info, forgotten)
+    return Head(info, forgotten, columns[9])
+
+
+def lease_row(owner: str, session_id: str, queued: Queued) -> Row:
+    """The row of a place in the queue of a session."""
+    columns = (owner, session_id, queued.ticket, queued.lease_id, int(queued.is_exclusive), queued.expires_at)
+    return (*columns, checksum("lease", *columns))
+
+
+def read_queue(rows: Iterable[Sequence[Any]], owner: str, session_id: str, where: str) -> list[Queued]:
+    """The queue of a session from its rows, the first in it first.
+
+    Raises:
+        CorruptData: a checksum does not match.
+    """
+    queue = []
+    for *columns, stored in rows:
+        _verify(stored, checksum("lease", owner, session_id, *columns), where, f"a lease of session {session_id!r}")
+        ticket, lease_id, is_exclusive, expires_at = columns
+        queue.append(Queued(ticket, lease_id, bool(is_exclusive), expires_at))
+    return queue
 
 
 def change_row(info: SessionInfo, change: Change) -> Row:
@@ -190,6 +215,7 @@ def run_row(run: Run) -> Row:
         usage.output_tokens,
         None if usage.cost is None else float(usage.cost),
         run.base_version,
+        run.refused_version,
         error,
         run.input,
         run.output,
@@ -207,7 +233,9 @@ def read_run(row: Sequence[Any], where: str) -> Run:
     *columns, stored = row
     owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at = columns[:9]
     _verify(stored, checksum("run", *columns), where, f"run {run_id!r}")
-    requests, input_tokens, output_tokens, cost, base_version, error, input_, output, refused = columns[9:]
+    requests, input_tokens, output_tokens, cost, base_version, refused_version, error, input_, output, refused = (
+        columns[9:]
+    )
     return Run(
         run_id=run_id,
         owner=owner,
@@ -224,6 +252,7 @@ def read_run(row: Sequence[Any], where: str) -> Run:
         usage=Usage(requests, input_tokens, output_tokens, cost),
         base_version=base_version,
         refused_patch=refused,
+        refused_version=refused_version,
     )
 
 

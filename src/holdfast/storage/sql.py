@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from holdfast import clock
 from holdfast.errors import InvalidInput, StorageClosed
-from holdfast.records import Change, Commit, Finding, Known, Run, SessionInfo, StoredSession
-from holdfast.storage.base import BEAT_EVERY, KeepHistory
+from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, StoredSession
+from holdfast.storage.base import BEAT_EVERY, KeepHistory, Rebase
 from holdfast.storage.history import valid_keep_history
 from holdfast.storage.queries import Statements, valid_table_name
 from holdfast.storage.remembered import Remembered
@@ -84,7 +84,8 @@ class SqlWorkflowStorage:
         self._is_durable = synchronous == "FULL"
         if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, int | float) or not lock_timeout >= 0:
             raise InvalidInput("lock_timeout must be a number of seconds from 0.")
-        self._timeout = max(float(lock_timeout), LEAST_TIMEOUT)
+        self.lock_timeout = max(float(lock_timeout), LEAST_TIMEOUT)
+        """Seconds to wait for other writers."""
         self._failures: list[BaseException] = []
         self._remembered = Remembered()
         self._key = self._place.key
@@ -112,7 +113,7 @@ class SqlWorkflowStorage:
 
         return self._read(lambda db: reading.read_values(db, owner, session_id, names, incarnation, at))
 
-    def commit(self, commit: Commit) -> int:
+    def commit(self, commit: Commit, *, rebase: Rebase | None = None) -> int:
         """See `Storage.commit`."""
         from holdfast.storage import writing
 
@@ -121,11 +122,32 @@ class SqlWorkflowStorage:
         process_id = commit.run.process_id if commit.run else ""
         now = clock.now()
         beat = not 0 <= now - beats.get(process_id, -BEAT_EVERY) < BEAT_EVERY
-        version = self._write(lambda db: writing.commit(db, commit, self._keep, beat=beat), is_repeatable=True)
+        version = self._write(
+            lambda db: writing.commit(db, commit, self._keep, beat=beat, rebase=rebase), is_repeatable=True
+        )
         if commit.run is not None and beat:
             beats[process_id] = now
         # Without an outcome (see Engine.write) the version is the one that it will make, if it can be made.
         return commit.base + (commit.patch is not None) if version is None else version
+
+    def claim_lease(self, claim: Claim) -> int:
+        """See `Storage.claim_lease`."""
+        from holdfast.storage import leasing, reading, writing
+
+        # Most claims are of those who wait, and ask again and again whether it is their turn.
+        ahead = self._read(
+            lambda db: leasing.standing(reading.queue(db, claim.owner, claim.session_id), claim, db.now()),
+            is_one_statement=True,  # nearly: the time is asked for as well, and belongs to no snapshot
+        )
+        if ahead is None:
+            ahead = self._write(lambda db: writing.claim_lease(db, claim), is_repeatable=True)
+        return 0 if ahead is None else ahead
+
+    def release_lease(self, owner: str, session_id: str, lease_id: str) -> None:
+        """See `Storage.release_lease`."""
+        from holdfast.storage import writing
+
+        self._write(lambda db: writing.release_lease(db, owner, session_id, lease_id), is_repeatable=True)
 
     def beat(self, process_id: str, *, stopped: bool = False) -> None:
         """See `Storage.beat`."""
@@ -203,7 +225,7 @@ class SqlWorkflowStorage:
         if self._engine is not None and release is not None:
             self._engine = None
             release.detach()
-            registry.detach(self._key, wait=self._timeout)
+            registry.detach(self._key, wait=self.lock_timeout)
 
     def _read(self, work: Callable[[Statements], T], *, is_one_statement: bool = False) -> T:
         engine = self._opened()
@@ -211,7 +233,7 @@ class SqlWorkflowStorage:
         return engine.read(
             lambda connection: work(statements(connection, table, where, remembered)),
             table=self.table_name,
-            timeout=self._timeout,
+            timeout=self.lock_timeout,
             is_one_statement=is_one_statement,
         )
 
@@ -221,7 +243,7 @@ class SqlWorkflowStorage:
         return engine.write(
             lambda connection: work(statements(connection, table, where, remembered)),
             table=self.table_name,
-            timeout=self._timeout,
+            timeout=self.lock_timeout,
             is_durable=self._is_durable,
             failures=self._failures,
             is_repeatable=is_repeatable,

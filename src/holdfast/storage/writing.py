@@ -13,11 +13,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holdfast import clock
-from holdfast.errors import InvalidInput, SessionDeleted, SessionExists, SessionNotFound, StateConflict
-from holdfast.records import Change, Commit, SessionInfo, Snapshot
-from holdfast.storage import history, reading, rows
+from holdfast.errors import (
+    InvalidInput,
+    SessionBusy,
+    SessionDeleted,
+    SessionExists,
+    SessionNotFound,
+    VersionConflict,
+)
+from holdfast.records import Change, Claim, Commit, SessionInfo, Snapshot
+from holdfast.storage import history, leasing, reading, rows
 from holdfast.storage import listing as listings
-from holdfast.storage.base import KeepHistory
+from holdfast.storage.base import KeepHistory, Rebase
 from holdfast.storage.queries import NO_LIMIT, Statements
 
 _FORGET_PROCESS_AFTER = 24 * 3600.0
@@ -35,7 +42,7 @@ def check_run_belongs(commit: Commit) -> None:
         raise InvalidInput("Commit.run must be a run of the commit's own owner and session_id.")
 
 
-def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool) -> int:
+def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool, rebase: Rebase | None = None) -> int:
     """See `Storage.commit`; `beat` says whether the heartbeat of the run's process is due."""
     if commit.patch is None:
         head = reading.find_head(db, commit.owner, commit.session_id, to_change=True)
@@ -43,10 +50,9 @@ def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool) -> 
             raise SessionDeleted(session_id=commit.session_id)
         version = head.info.version if head else 0
     else:
-        applied = _advance(db, commit, commit.patch, keep)
-        if applied is not None:
-            return applied
-        version = commit.base + 1
+        version, is_new = _advance(db, commit, keep, rebase)
+        if not is_new:
+            return version
     if commit.run is not None:
         db.put("put_run", rows.run_row(commit.run))
         if beat:
@@ -54,18 +60,25 @@ def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool) -> 
     return version
 
 
-def _advance(db: Statements, commit: Commit, patch: bytes, keep: KeepHistory) -> int | None:
-    """Make the next version; when the commit was applied before, the version that it made then."""
+def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase | None) -> tuple[int, bool]:
+    """Make the next version, and say which that is; or the one that the commit made before, and that it is not new."""
     now = clock.now()
-    head = None if commit.snapshot else _head_from_memory(db, commit, now)
+    head = None if commit.snapshot or commit.releases else _head_from_memory(db, commit, now)
     is_remembered = is_written = head is not None
     if head is None:
         before = _head_before(db, commit, now)
-        if before and (before.info.incarnation, before.info.version) != (commit.incarnation, commit.base):
-            return _applied_version(db, commit, before.info)
-        head = _next_head(before, commit, now)
+        if before is not None and not _is_on_top(commit, before):
+            applied = _applied_version(db, commit, before.info)
+            if applied is not None:
+                return applied, False
+            commit = _rebased(db, commit, before, rebase)
+        if commit.patch is None:
+            assert before is not None
+            return before.info.version, True
+        head = _next_head(before, commit, now, _lease_after(db, commit, before))
         is_written = before is None and commit.snapshot is None
-    change = Change(head.info.version, commit.commit_id, commit.run_id, now, patch)
+    assert commit.patch is not None
+    change = Change(head.info.version, commit.commit_id, commit.run_id, now, commit.patch)
     db.put("insert_patch", rows.change_row(head.info, change))
     if commit.snapshot is not None:
         head = _store_snapshot(db, head, commit.snapshot)
@@ -76,18 +89,18 @@ def _advance(db: Statements, commit: Commit, patch: bytes, keep: KeepHistory) ->
         db.put("put_head", row)
     if not is_remembered:
         db.remembered.heads.put((commit.owner, commit.session_id), (head, row))
-    return None
+    return head.info.version, True
 
 
 def _head_before(db: Statements, commit: Commit, now: float) -> rows.Head | None:
     """The head that the commit is to advance, which nobody else can change now; None when it has just been made."""
     while True:
-        before = reading.find_head(db, commit.owner, commit.session_id, to_change=True)
+        before = reading.find_head_or_place(db, commit.owner, commit.session_id, to_change=True)
         if before is not None:
             return before
         if commit.base:
             raise SessionDeleted(session_id=commit.session_id)
-        if db.put("insert_head", _next_head(None, commit, now).row()):
+        if db.put("insert_head", _next_head(None, commit, now, "").row()):
             return None
         # Somebody else made the session in between: look again.
 
@@ -102,9 +115,9 @@ def _head_from_memory(db: Statements, commit: Commit, now: float) -> rows.Head |
     if remembered is None:
         return None
     before, old = remembered
-    if before.info.incarnation != commit.incarnation or before.info.version != commit.base:
+    if not _is_on_top(commit, before) or before.lease != commit.lease_id or not commit.base:
         return None
-    head = _next_head(before, commit, now)
+    head = _next_head(before, commit, now, before.lease)
     row = head.row()
     if not db.put("advance_head", (head.info.version, now, row[-1], *old)):
         return None
@@ -112,11 +125,19 @@ def _head_from_memory(db: Statements, commit: Commit, now: float) -> rows.Head |
     return head
 
 
-def _next_head(before: rows.Head | None, commit: Commit, now: float) -> rows.Head:
+def _is_on_top(commit: Commit, before: rows.Head) -> bool:
+    info = before.info
+    if not info.version:  # held, and not stored yet
+        return not commit.base
+    return info.version == commit.base and info.incarnation == commit.incarnation
+
+
+def _next_head(before: rows.Head | None, commit: Commit, now: float, lease: str) -> rows.Head:
     version = commit.base + 1
-    if before is None:
+    if before is None or not before.info.version:
         return rows.Head(
-            SessionInfo(commit.owner, commit.session_id, commit.incarnation, version, 0, commit.workflow, now, now)
+            SessionInfo(commit.owner, commit.session_id, commit.incarnation, version, 0, commit.workflow, now, now),
+            lease=lease,
         )
     old = before.info
     info = SessionInfo(  # spelled out, for `replace` would take as long as the SQL
@@ -129,23 +150,122 @@ def _next_head(before: rows.Head | None, commit: Commit, now: float) -> rows.Hea
         old.created_at,
         now,
     )
-    return rows.Head(info, before.forgotten)
+    return rows.Head(info, before.forgotten, lease)
 
 
-def _applied_version(db: Statements, commit: Commit, info: SessionInfo) -> int:
+def _applied_version(db: Statements, commit: Commit, info: SessionInfo) -> int | None:
+    """The version that the commit made when it was applied before; None if it was not.
+
+    Raises:
+        SessionDeleted: the session that it is for is gone.
+    """
     if info.incarnation == commit.incarnation:
         key = {"owner": commit.owner, "session_id": commit.session_id}
         found = db.one("find_commit", **key, base=commit.base, commit_id=commit.commit_id)
-        if found is not None:
-            return int(found[0])
-    elif commit.base:
+        return None if found is None else int(found[0])
+    if commit.base:
         raise SessionDeleted(session_id=commit.session_id)
-    raise StateConflict(
-        session_id=commit.session_id,
-        base=commit.base,
-        current=info.version,
-        run_id=commit.run_id,
-    )
+    return None
+
+
+def _rebased(db: Statements, commit: Commit, before: rows.Head, rebase: Rebase | None) -> Commit:
+    """The commit on top of what the session is now.
+
+    Raises:
+        VersionConflict: it cannot be made so.
+    """
+    info = before.info
+    if rebase is None or not before.forgotten <= commit.base <= info.version:
+        raise VersionConflict(
+            session_id=commit.session_id,
+            base_version=commit.base,
+            current_version=info.version,
+            run_id=commit.run_id,
+        )
+    return rebase(info, reading.changes_between(db, info, commit.base, info.version))
+
+
+# -- leases -----------------------------------------------------------------------------------------------------
+
+
+def _lease_after(db: Statements, commit: Commit, before: rows.Head | None) -> str:
+    """What the head says of a lease after a commit.
+
+    Raises:
+        LeaseLost: the commit's own lease is not held any more.
+        SessionBusy: somebody else holds the session exclusively.
+    """
+    lease = before.lease if before else ""
+    if not (lease or commit.lease_id):
+        return ""
+    queue = reading.queue(db, commit.owner, commit.session_id)
+    if commit.lease_id:
+        leasing.require_first(queue, commit.lease_id, commit.session_id)
+    elif leasing.is_live(queue, lease, db.now()):
+        raise SessionBusy(session_id=commit.session_id, holder="a transaction", seconds=0)
+    if commit.releases or not commit.lease_id:
+        key = {"owner": commit.owner, "session_id": commit.session_id}
+        db.change("delete_lease", **key, lease_id=commit.lease_id or lease)
+        return ""
+    return lease
+
+
+def claim_lease(db: Statements, claim: Claim) -> int:
+    """See `Storage.claim_lease`."""
+    while True:
+        queue = reading.queue(db, claim.owner, claim.session_id)
+        now = db.now()
+        after, ahead = leasing.claimed(queue, claim, now)
+        if _store_queue(db, claim, queue, after, now):
+            break
+        # Somebody else was faster: look again.
+    if not ahead:
+        _mark_head(db, claim.owner, claim.session_id, claim.lease_id if claim.is_exclusive else "")
+    return ahead
+
+
+def _store_queue(db: Statements, claim: Claim, queue: leasing.Queue, after: leasing.Queue, now: float) -> bool:
+    """Store what a claim made of a queue; False if the queue was not that any more."""
+    key = {"owner": claim.owner, "session_id": claim.session_id}
+    for queued in queue:
+        is_gone = leasing.place_of(after, queued.lease_id) is None
+        if is_gone and not db.change("delete_expired_lease", **key, lease_id=queued.lease_id, now=now):
+            return False
+    place = leasing.place_of(after, claim.lease_id)
+    if place is None:  # it does not wait
+        return True
+    row = rows.lease_row(claim.owner, claim.session_id, after[place])
+    if leasing.place_of(queue, claim.lease_id) is None:
+        return bool(db.put("insert_lease", row))
+    _, _, _, lease_id, is_exclusive, expires_at, checksum = row
+    renewed = {"is_exclusive": is_exclusive, "expires_at": expires_at, "checksum": checksum}
+    return bool(db.change("renew_lease", **key, lease_id=lease_id, **renewed))
+
+
+def release_lease(db: Statements, owner: str, session_id: str, lease_id: str) -> None:
+    """See `Storage.release_lease`."""
+    head = reading.find_head_or_place(db, owner, session_id, to_change=True)
+    db.change("delete_lease", owner=owner, session_id=session_id, lease_id=lease_id)
+    if head is not None and head.lease == lease_id:
+        _mark_head(db, owner, session_id, "")
+
+
+def _mark_head(db: Statements, owner: str, session_id: str, lease: str) -> None:
+    """Say in the head who holds the session exclusively; every commit has to pass there."""
+    while (head := reading.find_head_or_place(db, owner, session_id, to_change=True)) is None:
+        now = clock.now()
+        place = rows.Head(SessionInfo(owner, session_id, "", 0, 0, "", now, now), lease=lease)
+        if not lease or db.put("insert_head", place.row()):
+            return
+    if head.lease == lease:
+        return
+    if not lease and not head.info.version:
+        db.change("delete_head", owner=owner, session_id=session_id)
+        return
+    marked = replace(head, lease=lease)
+    row = marked.row()
+    db.put("put_head", row)
+    db.remembered.heads.put((owner, session_id), (marked, row))
 
 
 def _store_snapshot(db: Statements, head: rows.Head, snapshot: Snapshot) -> rows.Head:
@@ -217,7 +337,7 @@ def prune_session(db: Statements, owner: str, session_id: str, keep: KeepHistory
 def rename_session(db: Statements, owner: str, session_id: str, new_id: str) -> None:
     """See `Storage.rename_session`."""
     head = reading.existing_head(db, owner, session_id, to_change=True)
-    new = replace(head, info=replace(head.info, session_id=new_id))
+    new = replace(head, info=replace(head.info, session_id=new_id), lease="")
     if reading.find_head(db, owner, new_id) or _runs(db, owner, new_id) or not db.put("insert_head", new.row()):
         raise SessionExists(session_id=new_id, where=db.where)
     key = {"owner": owner, "session_id": session_id}

@@ -11,7 +11,7 @@ from typing import Any
 from faults.case import Amounts, Case, Round, Workshop, dice_of
 from faults.plants import UNVERIFIED, planted
 from holdfast.errors import HoldfastError
-from holdfast.records import RunStatus
+from holdfast.records import Claim, RunStatus
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.testing import Writer, adjustable_clock, make_run, rebuilt
 
@@ -20,7 +20,7 @@ FLIPS = 50
 
 
 def make_sound(file: Path) -> None:
-    """Make a database with a small and a large session, thinned and pruned history, removed names and runs."""
+    """Make a database with a small and a large session, thinned and pruned history, removed names and runs, and leases."""
     with closing(SqlWorkflowStorage(db_file=file, table_name="t")) as storage, adjustable_clock():
         for owner in ("", "ann"):
             writer = Writer(storage, owner, "s")
@@ -31,6 +31,8 @@ def make_sound(file: Path) -> None:
                 run = make_run(owner, "s", RunStatus.running, run_id=f"r{number}", input=b"{}", output=b"1")
                 writer.commit(state, snapshot=number % 4 == 2, run=run if number % 5 == 0 else None)
         storage.prune_session("ann", "s", 10)
+        storage.claim_lease(Claim("ann", "s", "held", seconds=1e9, is_exclusive=True))
+        storage.claim_lease(Claim("ann", "s", "waiting", seconds=1e9))
 
 
 def everything_readable(file: Path) -> list[Any]:

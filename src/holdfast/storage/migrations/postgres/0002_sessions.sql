@@ -10,8 +10,20 @@ CREATE TABLE {table}_session (
     workflow TEXT COLLATE "C" NOT NULL,
     created_at DOUBLE PRECISION NOT NULL,
     updated_at DOUBLE PRECISION NOT NULL,
+    lease TEXT COLLATE "C" NOT NULL,
     checksum BYTEA NOT NULL,
     PRIMARY KEY (owner, session_id)
+);
+
+CREATE TABLE {table}_lease (
+    owner TEXT COLLATE "C" NOT NULL,
+    session_id TEXT COLLATE "C" NOT NULL,
+    ticket BIGINT NOT NULL,
+    lease_id TEXT COLLATE "C" NOT NULL,
+    is_exclusive BIGINT NOT NULL,
+    expires_at DOUBLE PRECISION NOT NULL,
+    checksum BYTEA NOT NULL,
+    PRIMARY KEY (owner, session_id, ticket)
 );
 
 CREATE TABLE {table}_patch (
@@ -59,6 +71,7 @@ CREATE TABLE {table}_run (
     output_tokens BIGINT NOT NULL,
     cost DOUBLE PRECISION,
     base_version BIGINT NOT NULL,
+    refused_version BIGINT,
     checksum BYTEA NOT NULL,
     error TEXT COLLATE "C",
     input BYTEA,

@@ -10,8 +10,20 @@ CREATE TABLE {table}_session (
     workflow TEXT NOT NULL,
     created_at REAL NOT NULL,
     updated_at REAL NOT NULL,
+    lease TEXT NOT NULL,
     checksum BLOB NOT NULL,
     PRIMARY KEY (owner, session_id)
+);
+
+CREATE TABLE {table}_lease (
+    owner TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    ticket INTEGER NOT NULL,
+    lease_id TEXT NOT NULL,
+    is_exclusive INTEGER NOT NULL,
+    expires_at REAL NOT NULL,
+    checksum BLOB NOT NULL,
+    PRIMARY KEY (owner, session_id, ticket)
 );
 
 CREATE TABLE {table}_patch (
@@ -59,6 +71,7 @@ CREATE TABLE {table}_run (
     output_tokens INTEGER NOT NULL,
     cost REAL,
     base_version INTEGER NOT NULL,
+    refused_version INTEGER,
     checksum BLOB NOT NULL,
     error TEXT,
     input BLOB,

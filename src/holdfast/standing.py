@@ -1,0 +1,142 @@
+"""Where a session in use stands: what its live state was compared with last, and what is stored meanwhile.
+
+Rules that must stay true:
+- a standing never changes; a commit, or a change by others, makes another one. So one that was computed inside of a
+  transaction which is rolled back is simply dropped;
+- `view` and `later edits of others` together are `stored`, whatever has been committed by whom in between;
+- of what others changed only that is looked into which this session changes, too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from holdfast import clock
+from holdfast.declared import Types
+from holdfast.edits import Document, Members, Whole, edits_of, extend, operations_of
+from holdfast.merging import Settle, merge
+from holdfast.operations import Operation, decode_patch, encode_patch
+from holdfast.records import Change, SessionInfo
+from holdfast.scalars import MARK
+from holdfast.stored import StoredDocument
+from holdfast.values import StoredValues
+
+Problems = tuple[tuple[str, str], ...]
+"""Paths of values that cannot be stored, each with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What the live state has that is not stored: a patch, the new values, and what cannot be stored and why."""
+
+    operations: list[Operation]
+    """What makes the live state of the view."""
+    values: Mapping[str, bytes]
+    """The encoded live values of all names that changed."""
+    problems: Problems
+    seeds: Mapping[str, bytes] = field(default_factory=dict)
+    """Of new names: what their values were before they were changed, see `Whole.seed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a live state was compared with, and what is stored."""
+
+    view: StoredDocument
+    """What the live state was when it was loaded, or committed last."""
+    stored: StoredDocument
+    """The newest version that is known."""
+    others: Members = field(default_factory=Members)
+    """What others changed, as edits of the view."""
+    later: tuple[Operation, ...] = ()
+    """What others changed after that, at names that this session has not changed since: operations, still to be
+    made edits when they are needed."""
+
+    @classmethod
+    def level(cls, document: StoredDocument) -> Standing:
+        """A live state that is what is stored."""
+        return cls(document, document)
+
+    @property
+    def is_level(self) -> bool:
+        """Whether nobody else has changed anything."""
+        return self.view is self.stored
+
+    def moved(self, info: SessionInfo, changes: Sequence[Change]) -> Standing:
+        """Where the session stands after others have committed."""
+        if not changes:
+            return self
+        stored = self.stored
+        if stored.incarnation != info.incarnation:  # others have stored it first
+            stored = StoredDocument(info.incarnation, 0, 0)
+        operations = [operation for change in changes for operation in decode_patch(change.patch)]
+        return Standing(self.view, stored.after_changes(changes), self.others, (*self.later, *operations))
+
+    def edits_at(self, names: Iterable[str], values: StoredValues) -> Members:
+        """What others changed at some names, as edits of the view."""
+        wanted = set(names)
+        edits = Members(
+            {name: copy.deepcopy(self.others.entries[name]) for name in wanted & self.others.entries.keys()}
+        )
+        operations = [operation for operation in self.later if operation.path[0] in wanted]
+        extend(edits, operations, self._base(values))
+        return edits
+
+    def _base(self, values: StoredValues) -> Document:
+        return Document(lambda name: values.encoded(self.view, name))
+
+    def merged(self, pending: Pending, values: StoredValues, settle: Settle, types: Types) -> Merged:
+        """What is pending on top of what is stored.
+
+        Raises:
+            Exception: what `settle` raises.
+        """
+        base = self._base(values)
+        ours = edits_of(pending.operations, base)
+        for name, seed in pending.seeds.items():
+            edit = ours.entries.get(name)
+            if isinstance(edit, Whole):
+                edit.seed = seed
+        names = set(ours.entries)
+        if any(name.startswith(MARK) for name in names):
+            names |= {operation.path[0] for operation in self.later} | self.others.entries.keys()
+        theirs = self.edits_at(names, values)
+        on_theirs, on_ours = merge(ours, theirs, base, settle, types)
+        kept = {name: edit for name, edit in self.others.entries.items() if name not in names}
+        return Merged(
+            operations_of(on_theirs),
+            Members({**kept, **on_ours.entries}),
+            tuple(operation for operation in self.later if operation.path[0] not in names),
+            frozenset(theirs.entries),
+        )
+
+    def committed(self, pending: Pending, merged: Merged | None) -> tuple[bytes | None, Standing]:
+        """The patch to commit, and where the session stands once that is done; without one if nothing is left of it."""
+        stored = self.stored
+        if merged is None:
+            encoded = encode_patch(pending.operations)
+            return encoded, Standing.level(stored.after_commit(pending.operations, pending.values, len(encoded)))
+        view = self.view.edited(pending.operations, pending.values)
+        if not merged.operations:
+            return None, Standing(view, stored, merged.others, merged.later)
+        encoded = encode_patch(merged.operations)
+        after = stored.after_changes([Change(stored.version + 1, "", "", clock.now(), encoded)])
+        for name, data in pending.values.items():
+            if name in after and name not in merged.contested:
+                after.settle(name, data)
+        return encoded, Standing(view, after, merged.others, merged.later)
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What was pending, brought together with what others changed."""
+
+    operations: list[Operation]
+    """On top of what is stored."""
+    others: Members
+    """What others changed, as edits of the live state."""
+    later: tuple[Operation, ...]
+    contested: frozenset[str]
+    """Names of values that both changed."""
