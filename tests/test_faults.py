@@ -53,6 +53,10 @@ def read(tokens: str, at: float = 5.0, version: int | None = None) -> Event:
     return Event("read", at, "s", version=version, length=len(tokens), chain=chain(tokens))
 
 
+def with_length(event: Event, length: int) -> Event:
+    return Event(event.kind, event.at, event.session, event.token, event.version, length)
+
+
 def test_a_sound_history_has_no_anomaly() -> None:
     histories = [[*A, read("a", 2.5, 1)], [*B, read("ab", 5.0, 2)], [Event("send", 6.0, "s", "unanswered")]]
     assert anomalies(histories, {"s": SOUND}) == []
@@ -64,6 +68,11 @@ def test_a_sound_history_has_no_anomaly() -> None:
         ("acknowledged, but lost: b", [*A, *B], Final((("a",),), ("a",))),
         ("applied twice: a", [*A], Final((("a",), ("a",)), ("a", "a"))),
         ("acknowledged at version 2, but is in 1: b", [A[0], *B], Final((("b",), ("a",)), ("b", "a"))),
+        (
+            "made from 0 tokens, but stands elsewhere: b",
+            [*A, B[0], with_length(B[1], 1)],
+            SOUND,
+        ),
         ("refused, but applied: a", [A[0], Event("refused", 2.0, "s", "a")], Final((("a",),), ("a",))),
         ("never sent: b", [*A], SOUND),
         ("a version is missing", [*A, *B], replace(SOUND, numbers=(1, 3))),

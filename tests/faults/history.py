@@ -39,7 +39,7 @@ class Event(msgspec.Struct, array_like=True, gc=False):
     version: int | None = None
     """That the token made, or that was read; None when the writer is not told."""
     length: int = 0
-    """How many tokens were read."""
+    """How many tokens were read; of an "ok", how many there must be up to this one, where that is known."""
     chain: int = 0
     """The `chain` of the tokens that were read."""
 
@@ -109,15 +109,18 @@ def _contradictions(events: Sequence[Event], final: Final) -> list[str]:
             if token in place:
                 found.append(f"applied twice: {token}")
             place[token] = version
+    tokens = [token for each in final.versions for token in each]
     sent = {event.token for event in events if event.kind == "send"}
     found += [f"never sent: {token}" for token in place if token not in sent]
     if final.numbers is not None and final.numbers != tuple(range(1, len(final.numbers) + 1)):
         found.append("a version is missing")
-    if final.state != tuple(token for tokens in final.versions for token in tokens):
+    if final.state != tuple(tokens):
         found.append("the state is not what its history makes")
     for event in events:
         if event.kind == "ok":
             found += _wrongly_acknowledged(event, place.get(event.token))
+            if event.length and event.token in place and event.length != 1 + tokens.index(event.token):
+                found.append(f"made from {event.length - 1} tokens, but stands elsewhere: {event.token}")
         elif event.kind == "refused" and event.token in place:
             found.append(f"refused, but applied: {event.token}")
     return found + _wrong_reads(events, final, place)

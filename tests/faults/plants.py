@@ -13,11 +13,14 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from holdfast import clock, codec, patch
+from holdfast import codec, patch
 from holdfast.errors import StateConflict, StorageFull
-from holdfast.records import Change, Commit, RunStatus, SessionInfo
+from holdfast.records import Commit, RunStatus
 from holdfast.running import ActiveRun, status_after
-from holdfast.storage import memory, rows, server, writing
+from holdfast.session import Session
+from holdfast.storage import leasing, memory, rows, server, writing
+from holdfast.storage.base import Rebase, Storage
+from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.storage.writer import Writer
@@ -29,6 +32,7 @@ TAKEN = "a conflict taken for an earlier success"
 UNRECOGNISED = "commit ids not recognised"
 UNVERIFIED = "checksums not verified"
 UNTIDY = "an interrupt leaves its transaction open"
+UNFENCED = "a lost lease not noticed"
 SWALLOWED = "a full disk taken for success"
 ABANDONED = "a cancelled run is not committed"
 SORTED = "a snapshot with its names in another order"
@@ -48,10 +52,10 @@ def early() -> Iterator[None]:
                 commit(storage, waiting.pop())
         return load(storage, *names, **options)
 
-    def commit_late(storage: SqlWorkflowStorage, new: Commit) -> int:
+    def commit_late(storage: SqlWorkflowStorage, new: Commit, **options: Any) -> int:
         stored = load_late(storage, new.owner, new.session_id)
         if stored is not None and stored.info.version != new.base:
-            return commit(storage, new)
+            return commit(storage, new, **options)
         waiting.append(new)
         return new.base + 1
 
@@ -59,16 +63,57 @@ def early() -> Iterator[None]:
         yield
 
 
-def overwrite(db: Statements, commit: Commit, info: SessionInfo) -> int:
-    """Put a change in the place of the one that came between."""
+def overwriting(db: Statements, commit: Commit, before: rows.Head, rebase: Rebase | None) -> Commit:
+    """Put a change in the place of the one that came between, instead of on top of it."""
+    newest = before.info.version
     key = {"owner": commit.owner, "session_id": commit.session_id}
-    change = Change(info.version, commit.commit_id, commit.run_id, clock.now(), commit.patch or b"")
-    kept = db.all("find_patches", **key, after=0, upto=info.version, limit=10**9)[:-1]
-    db.change("delete_patches", **key, upto=info.version)
+    kept = db.all("find_patches", **key, after=0, upto=newest, limit=10**9)[:-1]
+    db.change("delete_patches", **key, upto=newest)
     for row in kept:
         db.put("insert_patch", (*key.values(), *row))
-    db.put("insert_patch", rows.change_row(info, change))
-    return info.version
+    return replace(commit, base=newest - 1, snapshot=None)
+
+
+@contextmanager
+def taken() -> Iterator[None]:
+    """A commit that conflicts is acknowledged, and not brought together with what came between."""
+
+    def commit_of(right: Callable[..., int]) -> Callable[..., int]:
+        def commit(storage: Storage, new: Commit, **options: Any) -> int:
+            try:
+                return right(storage, new)
+            except StateConflict:
+                return new.base + 1
+
+        return commit
+
+    with (
+        mock.patch.object(SqlWorkflowStorage, "commit", commit_of(SqlWorkflowStorage.commit)),
+        mock.patch.object(MemoryStorage, "commit", commit_of(MemoryStorage.commit)),
+    ):
+        yield
+
+
+@contextmanager
+def unrecognised() -> Iterator[None]:
+    """A commit that was made already is not known to have been."""
+    with (
+        mock.patch.object(writing, "_applied_version", return_value=None),
+        mock.patch.object(memory, "_applied_version", return_value=None),
+    ):
+        yield
+
+
+@contextmanager
+def unfenced() -> Iterator[None]:
+    """What is committed in a transaction is brought together with what came between, though its lease was lost."""
+    never = property(lambda session: False, lambda session, value: None)
+    with (
+        mock.patch.object(Session, "is_exclusive", never, create=True),
+        mock.patch.object(leasing, "require_first", return_value=None),
+        mock.patch.object(leasing, "is_live", return_value=False),
+    ):
+        yield
 
 
 def _replaced(target: Any, name: str, other: Callable[..., Any]) -> Callable[[], Any]:
@@ -76,53 +121,15 @@ def _replaced(target: Any, name: str, other: Callable[..., Any]) -> Callable[[],
 
 
 @contextmanager
-def taken() -> Iterator[None]:
-    """A commit that conflicts is acknowledged."""
-    right = memory._applied_version
-
-    def in_memory(commit: Commit, session: Any) -> int | None:
-        try:
-            return right(commit, session)
-        except StateConflict:
-            return commit.base + 1
-
-    with (
-        mock.patch.object(writing, "_applied_version", lambda db, commit, info: commit.base + 1),
-        mock.patch.object(memory, "_applied_version", in_memory),
-    ):
-        yield
-
-
-@contextmanager
-def unrecognised() -> Iterator[None]:
-    """A commit on another version is a conflict, even if it made that version itself."""
-    right = memory._applied_version
-
-    def refuse(commit: Commit, info: SessionInfo) -> int:
-        raise StateConflict(session_id=commit.session_id, base=commit.base, current=info.version, run_id=commit.run_id)
-
-    def in_memory(commit: Commit, session: Any) -> int | None:
-        if session is not None and session.info.version != commit.base:
-            refuse(commit, session.info)
-        return right(commit, session)
-
-    with (
-        mock.patch.object(writing, "_applied_version", lambda db, commit, info: refuse(commit, info)),
-        mock.patch.object(memory, "_applied_version", in_memory),
-    ):
-        yield
-
-
-@contextmanager
 def swallowed() -> Iterator[None]:
     """A commit for which there was no room is acknowledged."""
     right = SqlWorkflowStorage.commit
 
-    def commit(storage: SqlWorkflowStorage, commit: Commit) -> int:
+    def commit(storage: SqlWorkflowStorage, new: Commit, **options: Any) -> int:
         try:
-            return right(storage, commit)
+            return right(storage, new, **options)
         except StorageFull:
-            return commit.base + 1
+            return new.base + 1
 
     with mock.patch.object(SqlWorkflowStorage, "commit", commit):
         yield
@@ -190,11 +197,12 @@ def untidy() -> Iterator[None]:
 
 _PLANTS: dict[str, Callable[[], Any]] = {
     EARLY: early,
-    BLIND: _replaced(writing, "_applied_version", overwrite),
+    BLIND: _replaced(writing, "_rebased", overwriting),
     TAKEN: taken,
     UNRECOGNISED: unrecognised,
     UNVERIFIED: _replaced(rows, "_verify", lambda *_: None),
     UNTIDY: untidy,
+    UNFENCED: unfenced,
     SWALLOWED: swallowed,
     ABANDONED: abandoned,
     SORTED: sorted_names,

@@ -16,6 +16,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 
@@ -31,10 +32,11 @@ from holdfast.storage.gate import Gate
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.workflow import Workflow
 
+LEASE = 0.15
+"""Seconds for which a transaction holds its session: shorter than a pause, or than a writer is stopped."""
+
 SNAPSHOT_EVERY = 50
 """Versions between two snapshots of a session."""
-
-has_transactions = hasattr(Workflow, "transaction")
 
 
 class Orders(msgspec.Struct):
@@ -201,7 +203,7 @@ class ByHand:
                 version = self.outcome(commit)
                 if writer.dice.random() < writer.orders.repeats:
                     version = self.outcome(commit)
-            except (errors.StateConflict, errors.StorageBusy):
+            except (errors.StateConflict, errors.StorageBusy, errors.SessionBusy):
                 continue
             writer.note("ok", self.session, token, version=version)
             return
@@ -247,21 +249,28 @@ def with_runs(writer: Writer) -> None:
         settle(writer, session, token, workflows[session], partial(workflows[session].run, token, look))
 
 
-def settle(writer: Writer, session: str, token: str, workflow: Workflow, append: Callable[[], Any]) -> None:
-    """Append a token and note the outcome, asking for it until it is known."""
+def settle(
+    writer: Writer,
+    session: str,
+    token: str,
+    workflow: Workflow,
+    append: Callable[[], Any],
+    facts: dict[str, int] | None = None,
+) -> None:
+    """Append a token and note the outcome, asking for it until it is known; the facts may come with the appending."""
     while True:
         try:
             append()
-        except errors.StateConflict:
+        except (errors.StateConflict, errors.LeaseLost):
             writer.note("refused", session, token)
-        except errors.StorageBusy:
+        except (errors.StorageBusy, errors.SessionBusy):
             return  # perhaps before the token was appended, perhaps after
         except errors.OutcomeUnknown:
             writer.wait(0.01)
             append = workflow.write_to_storage
             continue
         else:
-            writer.note("ok", session, token)
+            writer.note("ok", session, token, **(facts or {}))
         return
 
 
@@ -271,18 +280,21 @@ def with_transactions(writer: Writer) -> None:
         session: Appending(session_id=session, storage=writer.storage) for session in writer.orders.sessions
     }
     for session, token in writer.tokens():
+        facts: dict[str, int] = {}
 
-        def append(session: str = session, token: str = token) -> None:
+        def append(session: str = session, token: str = token, facts: dict[str, int] = facts) -> None:
             began = clock.monotonic()
             with workflows[session].transaction() as state:
                 reading = Reading()
                 reading.add(state.get(LOG, ()))
                 writer.read(session, reading, began)
                 writer.pause()
+                facts["length"] = reading.length + 1
                 state.setdefault(LOG, []).append(token)
 
         writer.note("send", session, token)
-        settle(writer, session, token, workflows[session], append)
+        with mock.patch("holdfast.leases.LEASE_SECONDS", LEASE):
+            settle(writer, session, token, workflows[session], append, facts)
 
 
 def interrupted(writer: Writer) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from faults.case import Amounts, Case, Round, Workshop, at_work, dice_of
 from faults.nursery import Child
 from faults.places import Place, judged
-from faults.plants import BLIND, TAKEN, UNRECOGNISED
-from faults.worker import has_transactions
+from faults.plants import BLIND, TAKEN, UNFENCED, UNRECOGNISED
+from faults.worker import Orders
 
 PROMISE = "no update is lost or doubled, and every read is a prefix"
 SECONDS = 3
@@ -27,6 +27,7 @@ class _Contention(Case):
     unit = "seconds of six writers, killed and stopped"
     backends = ("SQLite", "PostgreSQL")
     mode: str
+    pauses = 0.01
 
     def round(self, workshop: Workshop, number: int, plant: str | None) -> Round:
         dice = dice_of(self, number)
@@ -60,7 +61,7 @@ class _Contention(Case):
             lines = sum(path.read_bytes().count(b"\n") for path in notes if path.exists())
         return Round(seconds, found, {"acknowledged": count, "events": lines, **happened})
 
-    def orders(self, workshop: Workshop, place: Place, dice: random.Random, plant: str | None) -> object:
+    def orders(self, workshop: Workshop, place: Place, dice: random.Random, plant: str | None) -> Orders:
         return workshop.orders(
             place,
             dice.getrandbits(32),
@@ -68,7 +69,7 @@ class _Contention(Case):
             sessions=list(SESSIONS),
             plant=plant,
             repeats=0.1,
-            pauses=0.01,
+            pauses=self.pauses,
         )
 
 
@@ -95,8 +96,12 @@ class Transactions(_Contention):
 
     name = "contention-of-transactions"
     amounts = Amounts(sample=3, full=6, soak=1_000)
-    plants = {BLIND: 5, TAKEN: 5}
+    plants = {UNFENCED: 5}
     mode = "transaction"
+    pauses = 0.1
 
-    def missing(self, workshop: Workshop) -> str | None:
-        return None if has_transactions else "this release has no transactions"
+    def orders(self, workshop: Workshop, place: Place, dice: random.Random, plant: str | None) -> Orders:
+        """Two of six only append, which must not come between a transaction and its commit."""
+        orders = super().orders(workshop, place, dice, plant)
+        orders.mode = dice.choice([self.mode, self.mode, "append"])
+        return orders

@@ -20,7 +20,7 @@ FLIPS = 50
 
 
 def make_sound(file: Path) -> None:
-    """Make a database with a small and a large session, thinned and pruned history, removed names and runs, and leases."""
+    """Make a database with a small and a large session, thinned and pruned history, removed names, runs and leases."""
     with closing(SqlWorkflowStorage(db_file=file, table_name="t")) as storage, adjustable_clock():
         for owner in ("", "ann"):
             writer = Writer(storage, owner, "s")

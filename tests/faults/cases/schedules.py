@@ -127,8 +127,9 @@ class Wire:
         self._world = world
         self._early: list[Commit] = []
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return partial(self._call, getattr(self._world.storage, name))
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._world.storage, name)
+        return partial(self._call, found) if callable(found) else found
 
     def _call(self, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
         self._writer.hand_over()
@@ -137,7 +138,7 @@ class Wire:
                 self._world.storage.commit(self._early.pop())
         return operation(*args, **options)
 
-    def commit(self, commit: Commit) -> int:
+    def commit(self, commit: Commit, **options: Any) -> int:
         """A commit whose request or answer may be lost."""
         storage, dice = self._world.storage, self._world.dice
         self._writer.hand_over()
@@ -147,7 +148,7 @@ class Wire:
             self._early.append(commit)
             version = commit.base + 1
         else:
-            version = storage.commit(commit)
+            version = storage.commit(commit, **options)
         self._writer.hand_over()
         if dice.random() < 0.1:
             raise OutcomeUnknown(where="the simulation", reason="the answer was lost")
