@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
 import random
 import threading
 import time
@@ -697,3 +698,27 @@ def test_a_queued_run_that_lost_its_turn_commits_nothing(storage: Storage) -> No
 def test_a_concurrency_that_means_nothing_is_refused() -> None:
     with pytest.raises(InvalidInput, match="concurrency is"):
         Doing(concurrency="parallel")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_does_not_end_the_transaction_of_its_parent(run_python: Callable[[str], str]) -> None:
+    printed = run_python("""if True:
+        import os, warnings
+        warnings.simplefilter("ignore")
+        from holdfast import SqlWorkflowStorage, Workflow
+        from holdfast.errors import InvalidInput
+        storage = SqlWorkflowStorage(db_file="w.db")
+        workflow = Workflow(session_id="s", storage=storage)
+        with workflow.transaction() as state:
+            state["n"] = 1
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    workflow.transaction  # the block is left below, in the child as well
+                finally:
+                    pass
+        if pid == 0:
+            os._exit(9)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), Workflow(session_id="s", storage=storage).session_state)
+    """)
+    assert printed.split(maxsplit=1) == ["1", "{'n': 1}\n"]

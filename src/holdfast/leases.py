@@ -23,6 +23,7 @@ from holdfast.session import Session
 from holdfast.standing import Problems
 from holdfast.state import SessionState
 from holdfast.storage.base import LEASE_SECONDS
+from holdfast.threads import process_number
 
 FIRST_PAUSE = 0.002
 LONGEST_PAUSE = 0.1
@@ -140,6 +141,7 @@ class Transaction:
         self._run_lease = run_lease
         self._lease = run_lease or Lease(session)
         self._save = save
+        self._process = process_number()
 
     def __enter__(self) -> SessionState:
         perform(self._entering())
@@ -197,6 +199,12 @@ class Transaction:
     def _end(self, error: BaseException | None) -> None:
         session = self._session
         problems: Problems = ()
+        if process_number() != self._process:
+            if error is None:
+                raise InvalidInput(
+                    "A forked child cannot end the transaction of its parent; nothing of it was committed."
+                )
+            return
         try:
             if error is not None:
                 session.restore()

@@ -392,7 +392,7 @@ def flow(run: ActiveRun, function: Callable[[], Any], *, events: bool, plain: bo
             flow then emits a `Handover` and goes on in whichever driver that needs.
     """
     try:
-        yield Store(run.enter)
+        run.enter()
         if run.lease is not None:
             waiting = functools.partial(run.waiting, events)
             yield from acquiring(run.lease, is_exclusive=False, timeout=None, waiting=waiting)
