@@ -53,15 +53,17 @@ def examinations(options: argparse.Namespace) -> Iterator[Result]:
     """The results of all that is asked for, one after the other."""
     seconds = float(os.environ.get("HOLDFAST_SOAK_SECONDS", "60")) if options.soak else math.inf
     with ExitStack() as stack:
-        for name in [options.backend] if options.backend else filter(is_there, BACKENDS):
+        for name in [options.backend] if options.backend else BACKENDS:
             cases = [case for case in CASES if options.only in case.name and name in case.backends]
-            backend = stack.enter_context(closing(backend_named(name))) if cases else None
-            for case in cases:
-                assert backend is not None
-                amounts = case.amounts_on(name)
-                amount = amounts.soak if options.soak else amounts.full
-                first = first_round(f"{case.name}/{name}") if options.soak else 0
-                yield examine(case, backend, amount, seconds=seconds, first=first)
+            if not is_there(name):
+                yield from (Result(case, name, skipped="its driver or its server is not installed") for case in cases)
+            elif cases:
+                backend = stack.enter_context(closing(backend_named(name)))
+                for case in cases:
+                    amounts = case.amounts_on(name)
+                    amount = amounts.soak if options.soak else amounts.full
+                    first = first_round(f"{case.name}/{name}") if options.soak else 0
+                    yield examine(case, backend, amount, seconds=seconds, first=first)
 
 
 def name_of(result: Result) -> str:

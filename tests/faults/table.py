@@ -10,7 +10,14 @@ from pathlib import Path
 
 from faults.examination import Hunt, Result
 
-HEADINGS = ("promise", "backend", "what was tried", "found", "planted bugs, each found in round", "seconds")
+HEADINGS = (
+    "promise",
+    "backend",
+    "what was tried",
+    "found",
+    "planted bugs, and in which round each was found",
+    "seconds",
+)
 BEGIN, END = "<!-- the table of `make faults` begins -->", "<!-- the table of `make faults` ends -->"
 
 
@@ -37,7 +44,7 @@ def tried(result: Result) -> str:
 
 def hunted(hunt: Hunt) -> str:
     """What became of a planted bug, in words."""
-    return f"{hunt.plant}: {hunt.rounds if hunt.found else 'NOT FOUND'}"
+    return f"{hunt.plant}: {f'round {hunt.rounds}' if hunt.found else 'NOT FOUND'}"
 
 
 def text(results: Sequence[Result]) -> str:

@@ -87,6 +87,7 @@ class Runs(_Contention):
 
     name = "contention-of-runs"
     amounts = Amounts(sample=3, full=6, soak=1_000)
+    elsewhere = {"PostgreSQL": Amounts(sample=0, full=6, soak=1_000)}
     plants = {BLIND: 5, TAKEN: 5}
     mode = "append"
 
