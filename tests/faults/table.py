@@ -15,7 +15,7 @@ HEADINGS = (
     "backend",
     "what was tried",
     "found",
-    "planted bugs, and in which round each was found",
+    "planted bugs, and the round that found each",
     "seconds",
 )
 BEGIN, END = "<!-- the table of `make faults` begins -->", "<!-- the table of `make faults` ends -->"
