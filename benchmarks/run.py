@@ -133,9 +133,17 @@ def large_state() -> None:
     table("10 MB of state, one small key changes", head, rows)
 
 
+def refusals() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        figures = work("refusals", folder)
+    rows = [[name, spread(wall)] for name, wall in figures.items()]
+    table("Until a value beyond a limit is refused, ms (a whole run, beside 1 MB of state)", ["value", "wall"], rows)
+
+
 if __name__ == "__main__":
     print(f"# Holdfast against the floor\n\n{machine()}")
     start_up()
     small_run()
     growing_list()
     large_state()
+    refusals()

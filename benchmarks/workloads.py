@@ -17,6 +17,7 @@ from floor import RawInserts
 from measure import Cost, cost_of
 
 from holdfast import SqlWorkflowStorage, Workflow
+from holdfast.errors import UnstorableValue
 
 SHORT, LONG = "a post was written.."[:20], "the post itself"
 _random = random.Random(7)
@@ -127,8 +128,59 @@ def large_state_cold(folder: Path) -> dict[str, Any]:
     return {"wall": cost.wall[0], "cpu": cost.cpu[0], "written": cost.written}
 
 
+def nested(depth: int, width: int = 1) -> Any:
+    """Lists in lists, each level the same object so many times: small to make, endless to walk."""
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value] * width
+    return value
+
+
+def sets_in_sets(depth: int) -> Any:
+    """Sets of which each holds the one below twice."""
+    value: Any = frozenset({"x"})
+    for _ in range(depth):
+        value = frozenset({value, (value,)})
+    return value
+
+
+BEYOND: dict[str, Callable[[], Any]] = {
+    "a text of 64 MB": lambda: "x" * 64_000_001,
+    "bytes of 64 MB": lambda: b"x" * 64_000_001,
+    "100,000 containers, one in another": lambda: nested(100_000),
+    "ten lists in each of 90 levels, all one object": lambda: nested(90, 10),
+    "sets that hold the one below twice, 90 levels": lambda: sets_in_sets(90),
+    "40 million items that are one list": lambda: [[0] * 1000] * 40_000,
+    "a key of 1 MB": lambda: {"k" * 10**6: 1},
+    "an int of a million digits": lambda: 10**1_000_000,
+    "100,000 objects of no known type": lambda: [object() for _ in range(100_000)],
+    "100,000 texts with half a character, twice": lambda: ["\ud83d\ude00"] * 100_000,
+}
+"""Values beyond the limits, each to be refused."""
+
+
+def refusals(folder: Path, times: int = 3) -> dict[str, Any]:
+    """How long it takes until a run that put such a value into a state of 1 MB has ended with its error."""
+    storage = SqlWorkflowStorage(db_file=folder / "ours.db")
+    Setting(session_id="s", storage=storage).run("earlier", "x" * 10**6)  # type: ignore[arg-type]
+    figures = {}
+    for name, make in BEYOND.items():
+        value = make()
+
+        def refused(value: Any = value) -> None:
+            try:
+                Setting(session_id="s", storage=storage).run("beyond", value)
+            except UnstorableValue:
+                return
+            raise AssertionError("it was not refused")
+
+        figures[name] = cost_of([refused] * times).wall
+    return figures
+
+
 WORKLOADS: dict[str, Callable[..., dict[str, Any]]] = {
-    function.__name__: function for function in (small_run, growing_list, growing_floor, large_state, large_state_cold)
+    function.__name__: function
+    for function in (small_run, growing_list, growing_floor, large_state, large_state_cold, refusals)
 }
 
 if __name__ == "__main__":

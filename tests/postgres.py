@@ -4,6 +4,8 @@
     with schema(url) as own: ...        a URL whose tables nobody else sees
     with Server(is_durable=True) as server:
         server.stop("immediate"); server.start()    a server of one's own, to be stopped, killed and started again
+    with Proxy(server.port) as proxy:
+        url = server.tcp_url_at(proxy.port)         a line that breaks when a test wants it
 
 Rules that must stay true:
 - a server ends with the process that started it, however that ends, and leaves no file behind;
@@ -23,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -180,6 +183,79 @@ def _watcher(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-ISc", _WATCHER, str(folder)], stdin=subprocess.PIPE, start_new_session=True
     )
+
+
+class Proxy:
+    """Stands between a client and a server on the loopback, and breaks lines when it sees a COMMIT.
+
+    Args:
+        port: of the server.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.drops: list[Literal["before", "after"]] = []
+        """What happens at the next commits, one for each: the line breaks before the COMMIT has reached the server,
+        or after that, so that its answer is lost. Empty: nothing."""
+        self.refuses = False
+        """Whether new connections are closed at once."""
+        self._lines: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Break all lines now."""
+        while self._lines:
+            _hang_up(self._lines.pop())
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self.refuses:
+                    _hang_up(client)
+                    continue
+                server = socket.create_connection(("127.0.0.1", self._target))
+                self._lines += [client, server]
+                threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
+
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(1 << 20):
+                if b"COMMIT\0" in data and self.drops:
+                    if self.drops.pop(0) == "after":
+                        _hang_up(client)
+                        server.sendall(data)
+                        server.settimeout(5)  # the server has committed once it answers
+                        while server.recv(1 << 20):
+                            server.settimeout(0.2)
+                    break
+                server.sendall(data)
+        _hang_up(client)
+        _hang_up(server)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(1 << 20):
+                client.sendall(data)
+        _hang_up(client)
+
+
+def _hang_up(line: socket.socket) -> None:
+    with suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
+    line.close()
 
 
 def free_port() -> int:

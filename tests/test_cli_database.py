@@ -127,10 +127,11 @@ class TestDatabase:
         assert holdfast("sessions", "list", "--db", "sqlite://").exit_code == 3
         assert "There is no database at sqlite://" in ok("doctor", "--db", "sqlite://")
 
-    def test_postgresql_is_said_to_be_unsupported(self) -> None:
-        result = holdfast("sessions", "list", "--db", "postgresql://localhost/notes")
-        assert result.exit_code == 2
-        assert "not supported in this release" in result.stderr
+    def test_a_server_that_cannot_be_reached_is_said(self) -> None:
+        result = holdfast("sessions", "list", "--db", "postgresql://ann:secret@127.0.0.1:1/notes")
+        assert result.exit_code == 4
+        assert "postgresql://ann@127.0.0.1:1/notes cannot be reached" in result.stderr
+        assert "secret" not in result.stderr
 
     def test_all_reading_commands_take_the_same_options(self) -> None:
         @narrowing_options

@@ -333,11 +333,11 @@ def test_an_operation_that_does_not_fit_is_refused_with_its_path(operation: Oper
     state = {"n": 1, "l": [1, 2], "d": {"k": 1}, "t": (1,), "m": article()}
     with pytest.raises(MalformedData) as failure:
         apply(document(state), [operation])
-    where = str(failure.value.facts["where"]).removeprefix("a patch at ").strip("'")
+    where = str(failure.value.facts["where"]).removeprefix("a patch at ").strip("'").removesuffix("...")
     assert where.count("/") >= len(operation.path) - 1
     assert patch.pointer_of(operation.path).startswith(where)
     if len(operation.path) != 1 and operation.path != ("d", "x"):  # a last step is taken on trust
-        with pytest.raises(MalformedData, match=re.escape(repr(patch.pointer_of(operation.path)))):
+        with pytest.raises(MalformedData, match=re.escape(repr(patch.pointer_of(operation.path))[:40])):
             apply_live(state, [operation])
 
 

@@ -66,15 +66,15 @@ def test_a_change_to_any_column_is_found(sound: Path, tmp_path: Path) -> None:
         "DELETE FROM t_patch WHERE owner = 'ann' AND version = 24",
         "DELETE FROM t_patch WHERE owner = 'ann' AND version = 25",
         "DELETE FROM t_value WHERE owner = 'ann' AND version = (SELECT MAX(version) FROM t_value)",
-        "DELETE FROM t_value WHERE owner = 'ann' AND name = 'same'",
+        "DELETE FROM t_value WHERE owner = 'ann' AND name = X'73616d65'",
         "DELETE FROM t_snapshot WHERE owner = 'ann' AND version = (SELECT MAX(version) FROM t_snapshot)",
         "DELETE FROM t_session WHERE owner = 'ann'",
         "UPDATE t_patch SET session_id = 'elsewhere' WHERE owner = 'ann' AND version = 24",
-        "UPDATE t_value SET data = CAST(substr(data, 2) || 'z' AS BLOB) WHERE owner = 'ann' AND name = 'same'",
-        "UPDATE t_value SET data = X'' WHERE owner = 'ann' AND name = 'same'",
-        "UPDATE t_value SET data = zeroblob(70000) WHERE owner = 'ann' AND name = 'same'",
-        "UPDATE t_value SET name = 'other' WHERE owner = 'ann' AND name = 'same'",
-        "UPDATE t_value SET name = CAST(X'ff' AS TEXT) WHERE owner = 'ann' AND name = 'same'",
+        "UPDATE t_value SET data = CAST(substr(data, 2) || 'z' AS BLOB) WHERE owner = 'ann' AND name = X'73616d65'",
+        "UPDATE t_value SET data = X'' WHERE owner = 'ann' AND name = X'73616d65'",
+        "UPDATE t_value SET data = zeroblob(70000) WHERE owner = 'ann' AND name = X'73616d65'",
+        "UPDATE t_value SET name = CAST('other' AS BLOB) WHERE owner = 'ann' AND name = X'73616d65'",
+        "UPDATE t_value SET name = X'ff' WHERE owner = 'ann' AND name = X'73616d65'",
         "UPDATE t_snapshot SET listing = X'90' WHERE owner = 'ann' AND version = (SELECT MAX(version) FROM t_snapshot)",
         "UPDATE t_snapshot SET listing = (SELECT MIN(listing) FROM t_snapshot) WHERE owner = 'ann' AND version >= 19",
         "UPDATE t_patch SET patch = CAST(X'ff' AS TEXT) WHERE owner = 'ann' AND version = 25",
@@ -96,7 +96,8 @@ def test_a_missing_or_moved_row_is_an_error_for_its_session_alone(copy: Path, st
 
 def test_a_value_that_no_snapshot_has_is_found(copy: Path) -> None:
     damage(
-        copy, "INSERT INTO t_value SELECT owner, session_id, version, 'stray', data FROM t_value WHERE name = 'same'"
+        copy,
+        "INSERT INTO t_value SELECT owner, session_id, version, X'ab', data FROM t_value WHERE name = X'73616d65'",
     )
     assert sum("that no snapshot has" in finding for finding in findings(copy)) == 2
 
@@ -123,7 +124,7 @@ def test_all_damage_is_listed_not_only_the_first(copy: Path) -> None:
     for statement in (
         "UPDATE t_session SET workflow = 'other' WHERE owner = 'ann'",
         "UPDATE t_patch SET patch = X'00' WHERE owner = '' AND version IN (3, 4)",
-        "UPDATE t_value SET data = X'00' WHERE owner = '' AND name = 'same'",
+        "UPDATE t_value SET data = X'00' WHERE owner = '' AND name = X'73616d65'",
         "DELETE FROM t_snapshot WHERE owner = '' AND version = (SELECT MAX(version) FROM t_snapshot)",
         "UPDATE t_run SET status = 'completed' WHERE owner = '' AND run_id = 'r5'",
         "UPDATE holdfast_process SET beat_at = 0",

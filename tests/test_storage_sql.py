@@ -71,8 +71,6 @@ def test_a_database_is_named_by_file_or_url_or_environment(tmp_path: Path, monke
     [
         ({}, "HOLDFAST_DB"),
         ({"db_file": "a.db", "db_url": "sqlite://"}, "not both"),
-        ({"db_url": "postgresql://localhost/x"}, "not supported in this release"),
-        ({"db_url": "postgres://localhost/x"}, "not supported in this release"),
         ({"db_url": "mysql://localhost/x"}, "db_url must be"),
         ({"db_url": "sqlite:a.db"}, "db_url must be"),
         ({"db_url": "sqlite://host/a.db"}, "db_url must be"),
@@ -188,7 +186,7 @@ def test_when_a_transaction_fails_as_a_whole_each_request_gets_one_of_its_own(
 
     def harmful() -> None:
         def work(db: Statements) -> None:
-            db._connection.execute("ROLLBACK")
+            db.connection.execute("ROLLBACK")
             raise sqlite3.OperationalError
 
         with raises(errors.StorageError):
@@ -221,7 +219,7 @@ def test_the_strictest_of_the_waiting_commits_decides_whether_the_disk_is_waited
         levels = []
         for storage in (strict, lax, strict):
             Writer(storage, "", str(len(levels))).commit({"a": 1})
-            levels.append(storage._write(lambda db: db._connection.execute("PRAGMA synchronous").fetchone()[0]))
+            levels.append(storage._write(lambda db: db.connection.execute("PRAGMA synchronous").fetchone()[0]))
         assert levels == [2, 1, 2]
 
 
@@ -488,7 +486,7 @@ def test_a_database_in_memory_is_busy_while_it_is_written(file: Path) -> None:
         with held_by_another_thread(engine._writer.lock), pytest.raises(errors.StorageBusy):
             storage.load("", "s")
         with pytest.raises(errors.StorageError):
-            storage._read(lambda db: db._connection.execute("nonsense"))
+            storage._read(lambda db: db.connection.execute("nonsense"))
         assert storage.load("", "s") is None
 
 
@@ -675,7 +673,7 @@ def test_every_migration_is_recorded_once(storage: SqlWorkflowStorage, file: Pat
     storage.find_sessions(None)
     with closing(SqlWorkflowStorage("other", db_file=file)) as other:
         other.find_sessions(None)
-        records = other._read(lambda db: schema.applied(db._connection, "x"))
+        records = other._read(schema.applied)
     assert records == {("", 1), ("workflow_sessions", 2), ("other", 2)}
 
 

@@ -27,7 +27,7 @@ from holdfast.encoding import MAX_BYTES, MAX_DEPTH, MAX_KEY, Encoding, TooLarge
 from holdfast.errors import MalformedData, UnstorableValue
 from holdfast.paths import path_to, type_name
 from holdfast.recursion import with_room
-from holdfast.scalars import HIGHEST, LOWEST, MARK, tag
+from holdfast.scalars import HIGHEST, LOWEST, TAG, tag
 from holdfast.threads import others_may_change_values
 
 __all__ = [
@@ -141,7 +141,7 @@ def name_of(key: Any, types: Types = NO_TYPES, path: str = "session_state") -> s
     >>> name_of("posts"), name_of(1), name_of(True), name_of((1, "a"))
     ('posts', '$hf:1', '$hf:true', '$hf:{"$hf":["tuple",[1,"a"]]}')
     """
-    encoding = Encoding(types)
+    encoding = Encoding(types, root=key)
     try:
         name = with_room(encoding.name, key, (path,), 0)
     except TooLarge:
@@ -160,7 +160,16 @@ def key_of(name: str, types: Types = NO_TYPES, path: str = "session_state") -> A
     >>> key_of("posts"), key_of("$hf:1"), key_of("$hf:true")
     ('posts', 1, True)
     """
-    return with_room(Decoding(types).key, name, (path,)) if name.startswith(MARK) else name
+    if not name.startswith(TAG):
+        return name
+    key = with_room(Decoding(types).key, name, (path,))
+    try:
+        is_own = name_of(key, types, path) == name and isinstance(hash(key), int)
+    except (UnstorableValue, TypeError):
+        is_own = False
+    if not is_own:  # by its key nobody would find it again, and another name could have the same one
+        raise MalformedData(where=path, what="a key of it is not written as Holdfast writes it")
+    return key
 
 
 def _encode(value: Any, types: Types, path: str, *, loose: bool = False, mark: bool = False) -> bytes:
@@ -192,7 +201,7 @@ def _has_mark(data: bytes) -> bool:
 def _encode_tagged(value: Any, types: Types, path: str, loose: bool, mark: bool) -> bytes:
     # Text is looked through only after it has turned out that some of it cannot be written as it is.
     for check_text in (False, True):
-        encoding = Encoding(types, loose=loose, check_text=check_text)
+        encoding = Encoding(types, loose=loose, check_text=check_text, root=value)
         try:
             tree = encoding.node(value, (path,), 0)
             data = _json.encode(tree)
@@ -218,22 +227,30 @@ def _is_plain(value: Any) -> bool:
     if type(value) is str or value is None or type(value) is bool:
         return True
     level = [value]
-    left = MAX_BYTES // 2  # every value takes two bytes at least
+    left = MAX_BYTES
     for _ in range(MAX_DEPTH + 1):
         kinds = set(map(type, level))
         if not (kinds <= _ORDINARY and _numbers_fit(kinds, level)):
             return False
         lists = [item for item in level if type(item) is list] if list in kinds else []
         dicts = [item for item in level if type(item) is dict] if dict in kinds else []
-        if not lists and not dicts:
-            return True
         if (dicts and not _keys_fit(dicts)) or _repeats(lists) or _repeats(dicts):
             return False
-        left -= sum(map(len, lists)) + sum(map(len, dicts))
+        left -= _least_size(kinds, level, lists, dicts)
         if left < 0:
             return False
+        if not lists and not dicts:
+            return True
         level = list(chain.from_iterable(chain(lists, map(dict.values, dicts))))
     return False
+
+
+def _least_size(kinds: set[type], level: list[Any], lists: list[Any], dicts: list[dict[Any, Any]]) -> int:
+    """Bytes that a level takes at least: its texts and keys, and two for each value that its containers hold."""
+    size = 2 * (sum(map(len, lists)) + sum(map(len, dicts))) + sum(map(len, chain.from_iterable(dicts)))
+    if str in kinds:
+        size += sum(map(len, level if len(kinds) == 1 else [item for item in level if type(item) is str]))
+    return size
 
 
 def _repeats(containers: list[Any]) -> bool:

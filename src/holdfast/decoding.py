@@ -15,7 +15,7 @@ import msgspec
 
 from holdfast.declared import Types
 from holdfast.errors import MalformedData, StateError, UndeclaredType
-from holdfast.paths import Field, Path, path_text, type_name
+from holdfast.paths import Field, Odd, Path, path_text, shorten, type_name
 from holdfast.recursion import with_room
 from holdfast.scalars import DECODERS, MARK, TAG
 from holdfast.shapes import KINDS
@@ -49,7 +49,7 @@ class Decoding:
         marked = False
         for name, item in node.items():
             if type(item) is dict or type(item) is list:
-                node[name] = self.node(item, (path, name))
+                node[name] = self.node(item, (path, Odd() if name.startswith(TAG) else name))
             if name.startswith(TAG):
                 marked = True
         return self._renamed(node, path) if marked else node
@@ -126,7 +126,7 @@ class Decoding:
         name = parts.pop(0)
         shape = self._types.by_name.get(name)
         if shape is None:
-            raise UndeclaredType(path=path_text(path), kind=kind, name=name)
+            raise UndeclaredType(path=path_text(path), kind=kind, name=shorten(name))
         values = [self._part(part, path) for part in parts]
         try:
             return shape.make(kind, *values)
@@ -161,4 +161,5 @@ def parse_json(data: bytes, where: str = "JSON text") -> Any:
 
 
 def _malformed(path: Path, what: str) -> NoReturn:
-    raise MalformedData(where=path_text(path), what=what)
+    # Without the context: what Python says of a wrong date or number quotes it.
+    raise MalformedData(where=path_text(path), what=what) from None

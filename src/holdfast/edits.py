@@ -18,7 +18,7 @@ import msgspec
 from holdfast import patch
 from holdfast.difference import elements, is_tag, members
 from holdfast.errors import MalformedData
-from holdfast.operations import Operation, Path, pointer_of
+from holdfast.operations import Operation, Path
 
 _writer = msgspec.json.Encoder()
 
@@ -188,11 +188,11 @@ def extend(edits: Members, operations: Iterable[Operation], base: Place) -> None
         MalformedData: an operation does not fit.
     """
     for operation in operations:
-        _require(bool(operation.path), operation.path)
+        patch.require(bool(operation.path), operation.path)
         try:
             _take(edits, base, operation, 0)
         except MalformedData:
-            _require(False, operation.path)
+            patch.require(False, operation.path)
 
 
 def _take(holder: Members | Elements, place: Place, operation: Operation, depth: int) -> None:
@@ -210,7 +210,7 @@ def _take_member(holder: Members, place: Place, operation: Operation, depth: int
     if depth == len(operation.path) - 1:
         _set_member(holder, name, edit, operation)
         return
-    _require(edit is not GONE, operation.path)
+    patch.require(edit is not GONE, operation.path)
     if isinstance(edit, Whole):
         _change_inside(edit, operation, depth)
         return
@@ -232,7 +232,7 @@ def _set_member(holder: Members, name: str, edit: Edit | None, operation: Operat
         holder.entries.pop(name, None)  # so that it stands at the end
         holder.entries[name] = Whole(value, is_new=edit is None, is_moved=edit is GONE, atom=atom)
     else:
-        _require(edit is not GONE, operation.path)
+        patch.require(edit is not GONE, operation.path)
         before = edit if isinstance(edit, Whole) else Whole(b"")
         holder.entries[name] = Whole(value, is_new=before.is_new, is_moved=before.is_moved, atom=atom or before.atom)
 
@@ -245,7 +245,7 @@ def _take_element(holder: Elements, place: Place, operation: Operation, depth: i
         return
     holder.extend(place.size(), is_full=True)
     at = int(segment) if patch.is_index(segment) else len(holder.slots) + 1
-    _require(at < len(holder.slots) + (is_last and operation.op == "add"), operation.path)
+    patch.require(at < len(holder.slots) + (is_last and operation.op == "add"), operation.path)
     if is_last:
         _set_element(holder, at, operation)
         return
@@ -285,11 +285,6 @@ def _change_inside(holder: Whole | New, operation: Operation, depth: int) -> Non
 
 def _untouched(place: Place) -> Members | Elements:
     return Elements([]) if place.is_list else Members({})
-
-
-def _require(fits: bool, path: Path) -> None:
-    if not fits:
-        raise MalformedData(where=f"a patch at {pointer_of(path)!r}", what="the document has no such place")
 
 
 # -- to operations, and to values -------------------------------------------------------------------------------

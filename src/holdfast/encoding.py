@@ -9,7 +9,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from math import isfinite
 from types import NoneType
 from typing import Any
@@ -28,12 +28,49 @@ MAX_KEY = 1_024
 """Characters of a key's name."""
 MAX_BYTES = 64_000_000
 """Of one top-level value, encoded."""
+MANY = 1_000
+"""Containers from which on a walk looks whether they are the same few over and over."""
 
 _json = msgspec.json.Encoder()
 
 
 class TooLarge(Exception):
     """Raised inside the codec by a value that would be larger than `MAX_BYTES`."""
+
+
+def least_size(value: Any) -> int:
+    """Bytes that the text of a value has at least, found without walking any container twice.
+
+    An object that stands in many places is written in each of them, so that a few kilobytes in memory can stand for
+    more text than any memory holds.
+
+    Raises:
+        TooLarge: more than `MAX_BYTES`.
+
+    >>> inner = ["x"] * 10
+    >>> least_size([inner] * 10)
+    320
+    """
+    return _least_size(value, {}, 0) if type(value) in _CONTAINERS else 0
+
+
+def _least_size(value: Any, known: dict[int, tuple[Any, int]], depth: int) -> int:
+    if id(value) in known:
+        return known[id(value)][1]
+    known[id(value)] = (value, 0)  # what a cycle adds; kept, because an id stays taken only while its object lives
+    items = [*value, *value.values()] if type(value) is dict else list(value)
+    kinds = set(map(type, items))
+    size = 2 * len(items)
+    if not kinds.isdisjoint(_TEXTS):
+        size += sum([len(item) for item in items if type(item) in _TEXTS])
+    if depth < MAX_DEPTH and not kinds.isdisjoint(_CONTAINERS):
+        for item in items:
+            if type(item) in _CONTAINERS:
+                size += _least_size(item, known, depth + 1)
+    if size > MAX_BYTES:
+        raise TooLarge
+    known[id(value)] = (value, size)
+    return size
 
 
 class Encoding:
@@ -43,9 +80,10 @@ class Encoding:
         types: the classes whose instances may be stored.
         loose: whether instances of other classes become plain data instead of problems.
         check_text: whether every text is looked through for surrogates.
+        root: the whole value, whose size is found out as soon as the walk goes in circles.
     """
 
-    def __init__(self, types: Types, *, loose: bool = False, check_text: bool = True) -> None:
+    def __init__(self, types: Types, *, loose: bool = False, check_text: bool = True, root: Any = None) -> None:
         self.problems: list[tuple[str, str]] = []
         self._shapes = types.by_class
         self._others: dict[type, Shape | None] = {}
@@ -53,8 +91,13 @@ class Encoding:
         self._loose = loose
         self._safe = frozenset({NoneType, bool} if check_text else {NoneType, bool, str})
         self._open: set[int] = set()
+        self._reasons: dict[type, str] = {}
         self._ordinary: set[str] = set()
-        self._left = MAX_BYTES // 2  # every value takes two bytes at least
+        self._root = root
+        self._left = MAX_BYTES
+        self._visits = 0
+        self._visited: set[int] = set()
+        self._is_looked_at = root is None
 
     def node(self, value: Any, path: Path, depth: int) -> Any:
         """What to write for a value: itself if nothing in it needs a tag.
@@ -73,7 +116,9 @@ class Encoding:
                 return self._refuse(value, path, str(refused))
         walk = _CONTAINERS.get(kind) or self._instance_walk(kind)
         if walk is None:
-            return self._refuse(value, path, reason_for(kind))
+            if kind not in self._reasons:
+                self._reasons[kind] = reason_for(kind)
+            return self._refuse(value, path, self._reasons[kind])
         return self._inside(walk, value, path, depth)
 
     def name(self, key: Any, path: Path, depth: int) -> str:
@@ -81,7 +126,7 @@ class Encoding:
         if type(key) is str and not key.startswith(TAG) and is_encodable(key):
             name = key
         else:
-            inner = Encoding(self._types, loose=self._loose)
+            inner = Encoding(self._types, loose=self._loose, root=key)
             tree = inner.node(key, path, depth + 1)
             if inner.problems:
                 self._refuse(key, path, f"a key of type {type_name(type(key))}: {inner.problems[0][1]}")
@@ -101,6 +146,10 @@ class Encoding:
             return self._refuse(value, path, "a cycle: the value holds itself; store a name for it instead")
         if depth >= MAX_DEPTH:
             return self._refuse(value, path, f"nested deeper than {MAX_DEPTH} containers: store it flatter")
+        self._visits += 1
+        self._visited.add(id(value))
+        if self._visits > MANY and len(self._visited) * 2 < self._visits:
+            self._look()
         self._open.add(id(value))
         try:
             return walk(self, value, path, depth + 1)
@@ -109,8 +158,9 @@ class Encoding:
 
     def _items(self, values: Any, path: Path, depth: int) -> list[Any]:
         items = list(values)
-        self._spend(len(items))
-        if not set(map(type, items)) <= self._safe:
+        kinds = set(map(type, items))
+        self._spend(items, kinds)
+        if not kinds <= self._safe:
             self._replace(items, enumerate(items), path, depth)
         return items
 
@@ -124,17 +174,26 @@ class Encoding:
                 continue
             nodes[step] = self.node(item, (path, step), depth)
 
-    def _spend(self, count: int) -> None:
-        self._left -= count
+    def _spend(self, values: Collection[Any], kinds: set[type]) -> None:
+        self._left -= 2 * len(values)  # every value takes two bytes at least
+        if not kinds.isdisjoint(_TEXTS):
+            self._left -= sum([len(value) for value in values if type(value) in _TEXTS])
         if self._left < 0:
             raise TooLarge
+
+    def _look(self) -> None:
+        """Find out once whether this walk would go on for ever."""
+        if not self._is_looked_at:
+            self._is_looked_at = True
+            least_size(self._root)
 
     def _tuple(self, value: tuple[Any, ...], path: Path, depth: int) -> Any:
         return tag("tuple", self._items(value, path, depth))
 
     def _set(self, value: set[Any] | frozenset[Any], path: Path, depth: int) -> Any:
+        self._look()  # before anything in it is sorted, which takes a text of each member
         members = list(value)
-        self._spend(len(members))
+        self._spend(members, set(map(type, members)))
         nodes = [self.node(member, (path, Member(member)), depth) for member in members]
         return tag(type(value).__name__, sorted(nodes, key=self._order))
 
@@ -146,9 +205,12 @@ class Encoding:
 
     def _dict(self, value: dict[Any, Any], path: Path, depth: int) -> Any:
         nodes = dict(value)
-        self._spend(len(nodes))
+        kinds = set(map(type, nodes.values()))
+        self._spend(nodes.values(), kinds)
         ordinary = self._has_ordinary_keys(nodes)
-        if not set(map(type, nodes.values())) <= self._safe:
+        if ordinary:
+            self._left -= sum(map(len, nodes))
+        if not kinds <= self._safe:
             self._replace(nodes, nodes.items(), path, depth)
         return nodes if ordinary else self._renamed(nodes, value, path, depth)
 
@@ -201,7 +263,7 @@ class Encoding:
     def _part(self, part: Any, path: Path, depth: int) -> Any:
         if type(part) is not dict:
             return part
-        self._spend(len(part))
+        self._spend(part.values(), set(map(type, part.values())))
         return {name: self.node(item, (path, Field(name)), depth) for name, item in part.items()}
 
 
@@ -216,3 +278,4 @@ _CONTAINERS: dict[type, Callable[..., Any]] = {
     set: Encoding._set,
     frozenset: Encoding._set,
 }
+_TEXTS = frozenset({str, bytes})

@@ -17,7 +17,7 @@ from typing import Any
 from holdfast import codec, patch
 from holdfast.declared import Types
 from holdfast.edits import Edit, Elements, Members, apply_live, is_container
-from holdfast.errors import HoldfastError, UnstorableValue
+from holdfast.errors import HoldfastError, MalformedData, UnstorableValue
 from holdfast.operations import Operation
 from holdfast.state import UNDECODED, SessionState
 from holdfast.stored import StoredDocument
@@ -173,6 +173,8 @@ class Live:
         names: dict[Any, str] = {name: name for name in document.names()} if live else {}
         if document.has_odd_names:
             names = {codec.key_of(name, self._types): name for name in document.names()}
+            if len(names) < len(document.names()):
+                raise MalformedData(where="session_state", what="two keys of it are equal")
         slots: dict[Any, Any] = dict.fromkeys(names or document.names(), UNDECODED)
         if not document.version and not document.names():
             self._place_defaults(live, place)

@@ -22,6 +22,7 @@ from holdfast.declared import Types
 from holdfast.difference import diff, displaced, elements, is_tag, members
 from holdfast.errors import MalformedData
 from holdfast.operations import Operation, Path, decode_patch, encode_patch, path_of, pointer_of
+from holdfast.paths import SHOWN_STEPS, shorten
 from holdfast.recursion import with_room
 from holdfast.scalars import MARK
 
@@ -37,6 +38,7 @@ __all__ = [
     "live_key",
     "path_of",
     "pointer_of",
+    "require",
 ]
 
 _writer = msgspec.json.Encoder()
@@ -59,11 +61,11 @@ def apply(document: dict[str, bytes], operations: Iterable[Operation]) -> None:
     """
     for (name, nested), group in groupby(operations, key=lambda each: (each.path[:1], len(each.path) > 1)):
         if nested:
-            _require(name[0] in document, name)
+            require(name[0] in document, name)
             document[name[0]] = with_room(_edited, document[name[0]], list(group))
         else:
             for operation in group:
-                _require(len(operation.path) == 1, operation.path)
+                require(len(operation.path) == 1, operation.path)
                 _perform(document, operation.path[0], operation, operation.value)
 
 
@@ -131,7 +133,7 @@ def _opened(holder: Any, step: Any, path: Path) -> Any:
     if type(child) is msgspec.Raw:
         data = bytes(child)
         is_list = data.startswith(b"[")
-        _require(is_list or (data.startswith(b"{") and not is_tag(data)), path)
+        require(is_list or (data.startswith(b"{") and not is_tag(data)), path)
         child = holder[step] = elements(data) if is_list else members(data)
     return child
 
@@ -139,14 +141,14 @@ def _opened(holder: Any, step: Any, path: Path) -> Any:
 def _raw_step(container: Any, segment: str, path: Path) -> str | int:
     if type(container) is list:
         return _index(segment, len(container), path)
-    _require(segment in container, path)
+    require(segment in container, path)
     return segment
 
 
 def live_key(container: dict[Any, Any], name: str, types: Types) -> Any:
     """The key of this name: the very object in the container if it has one.
 
-    >>> live_key({1: "a"}, "$hf:1", NO_TYPES)
+    >>> live_key({1: "a"}, "$hf:1", Types())
     1
     """
     key = codec.key_of(name, types)
@@ -161,7 +163,7 @@ def _perform(container: Any, step: Any, operation: Operation, value: Any) -> Non
     if type(container) is list:
         _perform_on_list(container, step, operation, value)
         return
-    _require(operation.op == "add" or step in container, operation.path)
+    require(operation.op == "add" or step in container, operation.path)
     if operation.op == "remove":
         del container[step]
     else:
@@ -191,11 +193,14 @@ def is_index(segment: str) -> bool:
 
 
 def _index(segment: str, size: int, path: Path) -> int:
-    _require(is_index(segment), path)
-    _require(int(segment) < size, path)
+    require(is_index(segment), path)
+    require(int(segment) < size, path)
     return int(segment)
 
 
-def _require(fits: bool, path: Path) -> None:
+def require(fits: bool, path: Path) -> None:
+    """Raise MalformedData, which names the path without any value, unless an operation fits."""
     if not fits:
-        raise MalformedData(where=f"a patch at {pointer_of(path)!r}", what="the document has no such place")
+        # A name that stands for another key than plain text says what that key is, which is a value.
+        shown = tuple(f"{MARK}..." if name.startswith(MARK) else shorten(name) for name in path[:SHOWN_STEPS])
+        raise MalformedData(where=f"a patch at {pointer_of(shown)!r}", what="the document has no such place")

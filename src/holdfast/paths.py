@@ -25,6 +25,12 @@ class Field(str):
     __slots__ = ()
 
 
+class Odd:
+    """A step to a member whose key is no plain text: the text that stands for it says what the key is."""
+
+    __slots__ = ()
+
+
 class Member:
     """A step to a member of a set, which has no key."""
 
@@ -60,6 +66,8 @@ def step_text(step: object) -> str:
     """
     if isinstance(step, Member):
         return f"{{<{step.kind}>}}"
+    if isinstance(step, Odd):
+        return "[<key>]"
     if isinstance(step, Field):
         return f".{shorten(step)}"
     if type(step) is str:

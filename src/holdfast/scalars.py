@@ -65,7 +65,10 @@ def _encode_int(value: int) -> Any:
 
 
 def _decode_int(text: str) -> int:
-    return int(text, 16)
+    value = int(text, 16) if len(text) <= MAX_DIGITS else _BOUND
+    if not -_BOUND < value < _BOUND:
+        raise ValueError("more digits than are written")
+    return value
 
 
 def _encode_float(value: float) -> Any:
@@ -80,7 +83,8 @@ def _encode_float(value: float) -> Any:
 def _decode_float(text: str) -> float:
     if text in ("inf", "-inf", "nan"):
         return float(text)
-    value: float = struct.unpack(">d", bytes.fromhex(text))[0]
+    bits = bytes.fromhex(text)
+    value: float = struct.unpack(">d", bits)[0] if len(bits) == len(_NAN) else 0.0
     if not isnan(value):
         raise ValueError("only a NaN is written by its bits")
     return value

@@ -17,9 +17,10 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from holdfast import clock, patch
+from holdfast.errors import MalformedData
 from holdfast.patch import Operation
 from holdfast.records import Change, Known, Snapshot, StoredSession, StoredValue
-from holdfast.scalars import MARK
+from holdfast.scalars import TAG
 from holdfast.storage.base import Storage
 from holdfast.threads import lock_for_forks
 
@@ -113,8 +114,8 @@ class StoredDocument:
         """Whether there is any key whose name is not the key itself."""
         if self._has_odd_names is None:
             # One search in all names together is many times faster than one in each; few texts get to the second.
-            is_possible = MARK in "\0".join(self._entries)
-            self._has_odd_names = is_possible and any(name.startswith(MARK) for name in self._entries)
+            is_possible = TAG in "\0".join(self._entries)
+            self._has_odd_names = is_possible and any(name.startswith(TAG) for name in self._entries)
         return self._has_odd_names
 
     def encoded(self, name: str, read: Read) -> bytes:
@@ -216,6 +217,8 @@ class StoredDocument:
                     self._apply_top(operation)
             self._count(len(change.patch))
         for name, operations in deeper.items():
+            if name not in self._entries:
+                raise MalformedData(where="a patch", what="it changes a value that the session does not have")
             entry = self._entries[name]
             before = entry.operations if isinstance(entry, _Amended) else ()
             size = entry.size + sum(len(operation.value or b"") + 1 for operation in operations)

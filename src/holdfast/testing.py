@@ -965,6 +965,20 @@ class StorageConformance:
 
     # Finding, renaming, deleting
 
+    def test_a_limit_is_a_number_from_nought(self, storage: Storage) -> None:
+        Writer(storage).commit({"a": 1}, run=make_run())
+        hostile: list[Any] = [-1, -(2**70), True, 1.5, "1", "1; DROP TABLE x"]
+        for limit in hostile:
+            for find in (storage.find_sessions, storage.find_runs):
+                with raises(errors.InvalidInput):
+                    find(None, limit=limit)
+            with raises(errors.InvalidInput):
+                storage.changes("", "s", limit=limit)
+        for limit, count in ((0, 0), (1, 1), (2**70, 1)):
+            assert len(storage.find_sessions("", limit=limit)) == count
+            assert len(storage.find_runs("", limit=limit)) == count
+            assert len(storage.changes("", "s", limit=limit)) == count
+
     def test_sessions_are_found_the_last_updated_first(self, storage: Storage) -> None:
         with adjustable_clock() as hands:
             writers = [Writer(storage, owner, name) for owner in ("", "ann") for name in ("s", "t")]

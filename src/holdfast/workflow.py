@@ -105,9 +105,9 @@ class Workflow:
         _wrap_run(type(self))  # it may have been assigned after the class was made
         self._set_declared(attributes)
         if self.on_error not in ("commit", "rollback"):
-            raise InvalidInput(f'on_error is "commit" or "rollback", not {self.on_error!r}')
+            raise InvalidInput('on_error is "commit" or "rollback"')
         if self.concurrency not in ("merge", "queue", "reject"):
-            raise InvalidInput(f'concurrency is "merge", "queue" or "reject", not {self.concurrency!r}')
+            raise InvalidInput('concurrency is "merge", "queue" or "reject"')
         session_id, user_id = self._or_declared("session_id", session_id), self._or_declared("user_id", user_id)
         storage = self._or_declared("storage", storage)
         self.session_id = check_id("session_id", session_id) if session_id is not None else clock.new_id()

@@ -2,12 +2,13 @@
 
 Rules that must stay true:
 - a database is opened for reading only if it exists; only `run`, `quickstart` and `sessions import` make one;
-- the database is named on stderr, so that nobody reads one and believes it to be another.
+- the database is named on stderr, so that nobody reads one and believes it to be another; a password never is.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,24 @@ def named(db: str | None) -> str:
     return db or os.environ.get("HOLDFAST_DB") or DEFAULT_FILE
 
 
+def shown(name: str) -> str:
+    """The name of a database as it is said: without the password that a URL can hold.
+
+    >>> shown("notes.db"), shown("postgresql://ann:secret@db.example.org/notes?sslpassword=secret")
+    ('notes.db', 'postgresql://ann@db.example.org/notes')
+    >>> shown("mysql://ann:secret@db.example.org/notes")
+    'mysql://ann:***@db.example.org/notes'
+    """
+    if is_on_server(name):
+        from holdfast.storage import postgres
+
+        return postgres.shown(name)
+    if "://" not in name:
+        return name
+    name = re.sub(r"(://[^:@/?#]*:).*@", r"\1***@", name)  # up to the last @, as a password may hold one
+    return re.sub(r"([?&][^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&#]*", r"\1***", name, flags=re.IGNORECASE)
+
+
 def storage_at(name: str, table: str | None = None) -> SqlWorkflowStorage:
     """The storage of one prefix in the database of this name, a file or a URL. Nothing is opened yet.
 
@@ -87,6 +106,11 @@ def database_path(name: str) -> Path | None:
     return Path(rest) if scheme == "sqlite" and rest else None
 
 
+def is_on_server(name: str) -> bool:
+    """Whether a name is the URL of a database on a server."""
+    return name.startswith(("postgresql://", "postgres://"))
+
+
 def existing(db: str | None) -> str:
     """The name of the database to use, which exists; it is said on stderr.
 
@@ -97,7 +121,7 @@ def existing(db: str | None) -> str:
     path = database_path(name)
     if name == "sqlite://" or (path is not None and not path.exists()):
         raise DatabaseNotFound(where=path or name)
-    note(f"database: {name}")
+    note(f"database: {shown(name)}")
     return name
 
 
@@ -177,20 +201,20 @@ def opened(db: str | None, table: str | None = None, user_id: str | None = None)
     name = existing(db)
     tables = table_names(name, lock_timeout=LOCK_TIMEOUT)
     if table is not None and table not in tables:
-        raise InvalidInput(f"{name} has no table {table!r}. It has: {', '.join(tables) or 'none'}.")
+        raise InvalidInput(f"{shown(name)} has no table {table!r}. It has: {', '.join(tables) or 'none'}.")
     with ExitStack() as stack:
         storages = []
         for each in tables if table is None else [table]:
             storage = storage_at(name, each)
             stack.callback(storage.close)
             storages.append(storage)
-        yield Database(name, storages, user_id)
+        yield Database(shown(name), storages, user_id)
 
 
 @contextmanager
 def writable(db: str | None, table: str | None) -> Iterator[SqlWorkflowStorage]:
     """A storage in a database that is made if it is missing; closed at the end."""
     name = named(db)
-    note(f"database: {name}")
+    note(f"database: {shown(name)}")
     with closing(storage_at(name, table)) as storage:
         yield storage

@@ -2,7 +2,7 @@
 
 Rules that must stay true:
 - it changes nothing, and it creates no database;
-- of a key it says whether it is set, never what it is.
+- of a key or a password it says whether it is set, never what it is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,10 +23,10 @@ from urllib.parse import quote
 import click
 
 from holdfast import __version__
-from holdfast.cli.database import database_path, db_option, named, opened
+from holdfast.cli.database import LOCK_TIMEOUT, database_path, db_option, is_on_server, named, opened, shown
 from holdfast.cli.exit_status import ConfigurationProblem, DamageFound, DatabaseNotFound
 from holdfast.cli.output import json_option, print_json, printable
-from holdfast.errors import StorageError
+from holdfast.errors import InvalidInput, StorageError
 
 KEYS: Final = {
     "openai": ("OPENAI_API_KEY",),
@@ -69,7 +70,7 @@ def command(db: str | None, as_json: bool) -> None:
     problems = [check for check in checks if check.state == "problem"]
     damage = [check for check in problems if check.name != "model"]
     if damage:
-        raise DamageFound(count=f"{len(damage)} problem(s)", where=named(db))
+        raise DamageFound(count=f"{len(damage)} problem(s)", where=shown(named(db)))
     if problems:
         raise ConfigurationProblem(count=f"{len(problems)} problem(s)")
 
@@ -83,15 +84,20 @@ def installation() -> Iterator[Check]:
     yield Check("sqlite", sqlite3.sqlite_version)
     for package in ("pydantic-ai-slim", "pydantic", "msgspec"):
         yield Check(package, metadata.version(package))
+    is_installed = importlib.util.find_spec("psycopg") is not None
+    yield Check("psycopg", metadata.version("psycopg") if is_installed else "not installed (for PostgreSQL only)")
 
 
 def database(db: str | None) -> Iterator[Check]:
     """What is in the database, and whether all of it is sound."""
-    path = database_path(named(db))
+    name = named(db)
+    path = database_path(name)
     try:
         with opened(db) as found:
             if path is not None:
                 yield from sqlite_file(path)
+            elif is_on_server(name):
+                yield from postgres_database(name)
             for storage in found.storages:
                 findings = storage.check()
                 sessions = storage.find_sessions(None)
@@ -101,7 +107,7 @@ def database(db: str | None) -> Iterator[Check]:
                     yield Check(f"table {storage.table_name}", f"{len(sessions)} session(s), all checksums match")
     except DatabaseNotFound as error:
         yield Check("database", str(error), "warning")
-    except StorageError as error:
+    except (StorageError, InvalidInput) as error:
         yield Check("database", str(error), "problem")
     if path is not None:
         yield from disk(path)
@@ -115,6 +121,30 @@ def sqlite_file(path: Path) -> Iterator[Check]:
         ((mode,),) = connection.execute("PRAGMA journal_mode").fetchall()
         ((schema,),) = connection.execute("SELECT max(number) FROM holdfast_migration").fetchall()
     yield Check("database", f"{path}, {path.stat().st_size:,} bytes, schema {schema}, journal mode: {mode}")
+
+
+def postgres_database(url: str) -> Iterator[Check]:
+    """What PostgreSQL says of the database, and how far away it is."""
+    from holdfast.storage.postgres import PostgresServer
+
+    server = PostgresServer(url)
+    with closing(server.connect(LOCK_TIMEOUT)) as connection:
+        version = connection.info.parameter_status("server_version")
+        began = time.perf_counter()
+        ((schema,),) = connection.execute("SELECT max(number) FROM holdfast_migration").fetchall()
+        latency = time.perf_counter() - began
+        ((size, used, allowed),) = connection.execute(_SERVER).fetchall()
+    yield Check("database", f"{server.where}, PostgreSQL {version}, {size:,} bytes, schema {schema}")
+    nearly_all = used > 0.9 * allowed
+    yield Check("connections", f"{used} of {allowed} of the server", "warning" if nearly_all else "ok")
+    yield Check("latency", f"{latency * 1000:.1f} ms for one query")
+
+
+_SERVER: Final = """
+SELECT pg_database_size(current_database()),
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
+       CAST(current_setting('max_connections') AS INTEGER)
+"""
 
 
 def disk(path: Path) -> Iterator[Check]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from holdfast.cli.database import shown
 from holdfast.cli.exit_status import FAILED, exit_status
 from holdfast.cli.output import note, printable
 from holdfast.errors import HoldfastError, StorageError
@@ -66,7 +67,7 @@ def tell_run(workflow: Workflow, db: str | None, *, cancelled: str | None = None
         saved = f"is saved at version {heads[0].version}" if heads else "has nothing saved"
         note(f"cancelled by {cancelled}; session {printable(workflow.session_id)} {saved}")
     if recorded:
-        command = f"; holdfast runs show {run_id}" + (f" --db {shlex.quote(db)}" if db else "")
+        command = f"; holdfast runs show {run_id}" + (f" --db {shlex.quote(shown(db))}" if db else "")
         note(f"run {run_id} {word}" + ("" if db == "" else command))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
+from holdfast.errors import InvalidInput
 from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, StoredSession
 
 INLINE_SIZE = 65_536
@@ -24,6 +25,25 @@ session it returns none, and each is read when it is first touched."""
 
 KeepHistory = int | timedelta | None
 """How much history to keep: a number of versions, an age, or None for all of it."""
+
+LARGEST_LIMIT = 2**62
+"""More rows than there can be, and still a number that every database takes."""
+
+
+def valid_limit(limit: int | None) -> int | None:
+    """Check how many rows are asked for and return it; None stands for all of them.
+
+    Raises:
+        InvalidInput: it is not a number from 0. Databases take a negative one for "all", or for an error.
+
+    >>> valid_limit(10), valid_limit(None)
+    (10, None)
+    """
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+        raise InvalidInput("limit must be a number from 0, or None for all.")
+    return min(limit, LARGEST_LIMIT)
 
 
 Rebase = Callable[[SessionInfo, tuple[Change, ...]], Commit]
@@ -122,6 +142,7 @@ class Storage(Protocol):
         """The kept changes of one session with a version above `after`, oldest first.
 
         Raises:
+            InvalidInput: `limit` is not a number from 0; so for `find_sessions` and `find_runs` as well.
             SessionNotFound: it is not stored.
         """
         ...

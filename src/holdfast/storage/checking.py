@@ -67,13 +67,27 @@ def _session_findings(db: Statements, head: rows.Head) -> Iterator[Finding]:
     if not {head.forgotten, info.snapshot_version} <= {0, *snapshots}:
         yield Finding(place, "a snapshot that its head names is missing")
     yield from _value_findings(db, info, snapshots)
+    yield from _change_findings(db, head)
+
+
+def _change_findings(db: Statements, head: rows.Head) -> Iterator[Finding]:
+    """What is wrong with the changes. A gap is one finding, however wide: a wrong head can claim any version."""
+    info = head.info
+    key = {"owner": info.owner, "session_id": info.session_id}
+    place = _place(info.owner, info.session_id)
     after = head.forgotten
     while after < info.version:
-        try:
-            reading.changes_between(db, info, after, after + 1)
-        except CorruptData as error:
-            yield Finding(place, error.facts["what"])
-        after += 1
+        found = db.one("find_patches", **key, after=after, upto=info.version, limit=1)
+        following = found[0] if found else info.version + 1
+        if following > after + 1:
+            missing = f"change {after + 1}" if following == after + 2 else f"changes {after + 1} to {following - 1}"
+            yield Finding(place, f"{missing} of session {info.session_id!r}")
+        if found:
+            try:
+                rows.read_changes([found], info, following - 1, db.where)
+            except CorruptData as error:
+                yield Finding(place, error.facts["what"])
+        after = following
 
 
 def _value_findings(db: Statements, info: SessionInfo, snapshots: Sequence[int]) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ from holdfast.records import (
     StoredValue,
 )
 from holdfast.storage import history, leasing
-from holdfast.storage.base import INLINE_SIZE, KeepHistory, Rebase
+from holdfast.storage.base import INLINE_SIZE, KeepHistory, Rebase, valid_limit
 from holdfast.storage.listing import following
 from holdfast.storage.liveness import with_interruptions
 from holdfast.threads import lock_for_forks
@@ -233,6 +233,7 @@ class MemoryStorage:
 
     def changes(self, owner: str, session_id: str, *, after: int = 0, limit: int | None = None) -> tuple[Change, ...]:
         """See `Storage.changes`."""
+        limit = valid_limit(limit)
         with self._opened():
             session = self._existing(owner, session_id)
             return session.changes_between(max(after, session.forgotten), session.info.version)[:limit]
@@ -241,6 +242,7 @@ class MemoryStorage:
         self, owner: str | None, *, session_id: str | None = None, limit: int | None = None
     ) -> tuple[SessionInfo, ...]:
         """See `Storage.find_sessions`."""
+        limit = valid_limit(limit)
         with self._opened():
             found = [
                 session.info
@@ -259,6 +261,7 @@ class MemoryStorage:
         limit: int | None = None,
     ) -> tuple[Run, ...]:
         """See `Storage.find_runs`."""
+        limit = valid_limit(limit)
         with self._opened():
             found = [
                 run

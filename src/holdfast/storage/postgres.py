@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -31,7 +34,11 @@ from holdfast.storage.queries import Statements
 if TYPE_CHECKING:
     import psycopg
 
-    Connection = psycopg.Connection[tuple[Any, ...]]
+    class Connection(psycopg.Connection[tuple[Any, ...]]):
+        """What `_connection_class` makes."""
+
+        line: psycopg.Pipeline | None
+
 
 _CONNECT_TIMEOUT = 10
 """Seconds for one attempt to connect, unless the URL says otherwise or the caller has less time."""
@@ -51,6 +58,13 @@ _DEFAULTS = {
     "tcp_user_timeout": "30000",
 }
 """Parameters of a connection that the URL does not set: a dead server is noticed within a minute or so."""
+
+
+def _limits(seconds: float) -> dict[str, str]:
+    return {
+        "statement_timeout": str(int((seconds + _STATEMENT_TIMEOUT) * 1000)),
+        "idle_in_transaction_session_timeout": str(_IDLE_TIMEOUT * 1000),
+    }
 
 
 class Verdict(Enum):
@@ -83,7 +97,20 @@ class PostgresStatements(Statements):
         text = query.replace("%", "%%").replace("?", "%s").replace("{lock}", "FOR UPDATE")
         return re.sub(r"(?<!:):(\w+)", r"%(\1)s", text)
 
-    def put_each(self, query: str, rows: Any) -> None:
+    def change(self, query: str, **values: Any) -> int:
+        """See `Statements.change`."""
+        return self._changed(self._execute(self._texts[query], values))
+
+    def put(self, query: str, row: Sequence[Any]) -> int:
+        """See `Statements.put`."""
+        return self._changed(self._execute(self._texts[query], row))
+
+    def _changed(self, cursor: psycopg.Cursor[Any]) -> int:
+        if self.connection.line is not None:
+            self.connection.line.sync()
+        return cursor.rowcount
+
+    def put_each(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         """See `Statements.put_each`."""
         with self.connection.cursor() as cursor:
             cursor.executemany(self._texts[query], rows)
@@ -153,7 +180,7 @@ class PostgresServer:
             allowed = int(parameters["connect_timeout"]) or _CONNECT_TIMEOUT
             parameters["connect_timeout"] = max(1, min(allowed, math.ceil(seconds)))
             parameters["client_encoding"] = "utf8"
-            connection: Connection = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
+            connection: Connection = _connection_class().connect(**parameters, autocommit=True, prepare_threshold=None)
         except (psycopg.Error, ValueError) as error:
             refusal = self._refusal(error)
         else:
@@ -170,22 +197,20 @@ class PostgresServer:
             is_durable: whether its commit must be on disk before it is acknowledged.
             is_serial: whether all of its statements see one snapshot, and it fails if that is outdated.
         """
-        level = " ISOLATION LEVEL REPEATABLE READ" if is_serial else " ISOLATION LEVEL READ COMMITTED"
+        connection.execute(f"BEGIN ISOLATION LEVEL {'REPEATABLE READ' if is_serial else 'READ COMMITTED'}")
         wait = max(int(seconds * 1000), 1)
-        connection.execute(
-            f"BEGIN{level}; SET LOCAL lock_timeout = {wait}; "
-            f"SET LOCAL statement_timeout = {wait + _STATEMENT_TIMEOUT * 1000}; "
-            f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TIMEOUT * 1000}"
-            + ("" if is_durable else "; SET LOCAL synchronous_commit = off")
-        )
+        limits = {"lock_timeout": str(wait), **_limits(seconds)}
+        self._set(connection, limits if is_durable else {**limits, "synchronous_commit": "off"})
 
     def begin_reading(self, connection: Connection, seconds: float) -> None:
         """Begin a transaction that only reads, from one snapshot."""
-        limit = int(seconds * 1000) + _STATEMENT_TIMEOUT * 1000
-        connection.execute(
-            f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {limit}; "
-            f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_TIMEOUT * 1000}"
-        )
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self._set(connection, _limits(seconds))
+
+    def _set(self, connection: Connection, settings: Mapping[str, str]) -> None:
+        """Set something for this transaction only, as SET LOCAL does, all in one statement."""
+        words = ", ".join(["set_config(%s, %s, true)"] * len(settings))
+        connection.execute(f"SELECT {words}", [word for pair in settings.items() for word in pair])
 
     def commit(self, connection: Connection) -> None:
         """Commit the open transaction."""
@@ -294,7 +319,7 @@ class PostgresServer:
         if not isinstance(error, psycopg.OperationalError):
             return InvalidInput(f"{self.where} cannot be used: db_url is not a valid PostgreSQL URL.")
         if re.search(r"authentication failed|no password supplied|no pg_hba\.conf entry|does not exist\b", text):
-            found = re.search(r"FATAL: *(.*)", text)
+            found = re.search(r"(?:FATAL|fe_sendauth): *(.*)", text)
             said = found[1] if found else "the server refuses the connection"
             return InvalidInput(
                 f"{self.where} refuses the connection: {said}. Check the user, the password (%-encoded in db_url, or "
@@ -305,6 +330,25 @@ class PostgresServer:
             re.search(r"starting up|shutting down|recovery|too many|remaining connection slots", text)
         )
         return unavailable
+
+
+@contextmanager
+def sending(connection: Connection) -> Iterator[None]:
+    """Send the statements of a block without waiting for the answers that nobody reads; its end waits for all.
+
+    Whatever fails in the block or at its end is raised there.
+    """
+    block = connection.pipeline()
+    connection.line = block.__enter__()
+    try:
+        yield
+    except BaseException:
+        connection.line = None
+        with suppress(_psycopg().Error):
+            block.__exit__(None, None, None)
+        raise
+    connection.line = None
+    block.__exit__(None, None, None)
 
 
 def is_idle(connection: Connection) -> bool:
@@ -326,8 +370,8 @@ def valid_url(url: str) -> str:
     """
     _, _, rest = url.partition("://")
     authority, path, _ = _split(rest)
-    hosts = authority.rpartition("@")[2]
-    is_valid = "@" not in path and all(
+    user, _, hosts = authority.rpartition("@")
+    is_valid = "@" not in user + path and all(
         re.fullmatch(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(:\d*)?", host) for host in hosts.split(",")
     )
     if not is_valid or re.search(r"\s|[\0-\x1f]", url):
@@ -372,6 +416,16 @@ def _secrets(url: str) -> list[str]:
 
 def _unstorable() -> InvalidInput:
     return InvalidInput("A number beyond 64 bits, or text with NUL or lone surrogates, is in a record to be stored.")
+
+
+@cache
+def _connection_class() -> Any:
+    class Line(_psycopg().Connection):  # type: ignore[misc]
+        """A connection that knows whether it is in a `sending` block."""
+
+        line: psycopg.Pipeline | None = None
+
+    return Line
 
 
 def _psycopg() -> Any:

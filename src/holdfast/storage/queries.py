@@ -113,6 +113,10 @@ class Statements(ABC):
         """Run a statement with values in the order of its columns and return how many rows it changed."""
         return self._execute(self._texts[query], row).rowcount  # type: ignore[no-any-return]
 
+    def send(self, query: str, row: Sequence[Any]) -> None:
+        """Run a statement as `put` does, but without its answer, which a server need not be waited for."""
+        self._execute(self._texts[query], row)
+
     def put_each(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement once for each row."""
         self.connection.executemany(self._texts[query], rows)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from msgspec import msgpack
+from msgspec import DecodeError, msgpack
 
-from holdfast.errors import CorruptData
+from holdfast.errors import CorruptData, MalformedData
 from holdfast.records import Change, Failure, Run, RunStatus, SessionInfo, StoredValue, Usage
 from holdfast.storage import listing
 from holdfast.storage.leasing import Queued
@@ -29,6 +29,9 @@ Row = tuple[Column, ...]
 
 _LONGEST_NAME = 512
 """Bytes of a name that is stored as it is."""
+
+_HEAD_TYPES = (str, str, str, int, int, int, str, float, float, str)
+"""SQLite stores whatever it is given, whatever the column says."""
 
 _packed = msgpack.Encoder().encode
 
@@ -87,6 +90,8 @@ def read_head(row: Sequence[Any], where: str) -> Head:
     *columns, stored = row
     owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at = columns[:9]
     _verify(stored, checksum("session", *columns), where, f"session {session_id!r}")
+    if tuple(map(type, columns)) != _HEAD_TYPES:
+        raise MalformedData(where=where, what=f"session {session_id!r}")
     info = SessionInfo(owner, session_id, incarnation, version, snapshot_version, workflow, created_at, updated_at)
     return Head(info, forgotten, columns[9])
 
@@ -149,7 +154,10 @@ def read_listing(stored: bytes, data: object, info: SessionInfo, version: int, w
     """
     what = f"the snapshot of version {version} of session {info.session_id!r}"
     _verify(stored, _snapshot_checksum(info, version, data), where, what)
-    return listing.decoded(data)  # type: ignore[arg-type]
+    try:
+        return listing.decoded(data)  # type: ignore[arg-type]
+    except DecodeError:
+        raise MalformedData(where=where, what=what) from None
 
 
 def _snapshot_checksum(info: SessionInfo, version: int, data: object) -> bytes:
@@ -236,19 +244,23 @@ def read_run(row: Sequence[Any], where: str) -> Run:
     requests, input_tokens, output_tokens, cost, base_version, refused_version, error, input_, output, refused = (
         columns[9:]
     )
+    try:
+        known_status, failure = RunStatus(status), None if error is None else Failure(*json.loads(error))
+    except (ValueError, TypeError, RecursionError):
+        raise MalformedData(where=where, what=f"run {run_id!r}") from None
     return Run(
         run_id=run_id,
         owner=owner,
         session_id=session_id,
         workflow_id=workflow_id,
         workflow=workflow,
-        status=RunStatus(status),
+        status=known_status,
         started_at=started_at,
         process_id=process_id,
         ended_at=ended_at,
         input=input_,
         output=output,
-        error=None if error is None else Failure(*json.loads(error)),
+        error=failure,
         usage=Usage(requests, input_tokens, output_tokens, cost),
         base_version=base_version,
         refused_patch=refused,

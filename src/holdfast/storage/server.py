@@ -22,7 +22,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from holdfast.errors import OutcomeUnknown, StorageBusy, StorageClosed, StorageUnavailable
 from holdfast.storage import schema
 from holdfast.storage.pool import Pool, PoolExhausted
-from holdfast.storage.postgres import PostgresServer, Verdict, is_idle
+from holdfast.storage.postgres import PostgresServer, Verdict, is_idle, sending
 
 T = TypeVar("T")
 Work = Callable[[Any], T]
@@ -241,10 +241,11 @@ class ServerEngine:
         server = self._server
         with self._pool.connection(attempt.deadline) as connection:
             try:
-                server.begin(connection, attempt.seconds, is_durable=is_durable, is_serial=is_serial)
-                value = work(connection)
-                attempt.is_committing = True
-                server.commit(connection)
+                with sending(connection):
+                    server.begin(connection, attempt.seconds, is_durable=is_durable, is_serial=is_serial)
+                    value = work(connection)
+                    attempt.is_committing = True
+                    server.commit(connection)
             except Exception:
                 server.roll_back(connection)
                 raise
@@ -253,10 +254,14 @@ class ServerEngine:
     def _read_transaction(self, work: Work[T], attempt: Attempt) -> T:
         with self._pool.connection(attempt.deadline) as connection:
             try:
-                self._server.begin_reading(connection, attempt.seconds)
-                return work(connection)
-            finally:
+                with sending(connection):
+                    self._server.begin_reading(connection, attempt.seconds)
+                    value = work(connection)
+                    self._server.commit(connection)
+            except Exception:
                 self._server.roll_back(connection)
+                raise
+            return value
 
     def _read_statement(self, work: Work[T], attempt: Attempt) -> T:
         with self._pool.connection(attempt.deadline) as connection:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 from holdfast import clock
 from holdfast.errors import InvalidInput, StorageClosed
 from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, StoredSession
-from holdfast.storage.base import BEAT_EVERY, KeepHistory, Rebase
+from holdfast.storage.base import BEAT_EVERY, KeepHistory, Rebase, valid_limit
 from holdfast.storage.history import valid_keep_history
 from holdfast.storage.queries import Statements, valid_table_name
 from holdfast.storage.remembered import Remembered
@@ -164,6 +164,7 @@ class SqlWorkflowStorage:
         """See `Storage.changes`."""
         from holdfast.storage import reading
 
+        limit = valid_limit(limit)
         return self._read(lambda db: reading.changes(db, owner, session_id, after, limit))
 
     def find_sessions(
@@ -172,6 +173,7 @@ class SqlWorkflowStorage:
         """See `Storage.find_sessions`."""
         from holdfast.storage import reading
 
+        limit = valid_limit(limit)
         return self._read(lambda db: reading.find_sessions(db, owner, session_id, limit))
 
     def find_runs(
@@ -185,6 +187,7 @@ class SqlWorkflowStorage:
         """See `Storage.find_runs`."""
         from holdfast.storage import reading
 
+        limit = valid_limit(limit)
         return self._read(lambda db: reading.find_runs(db, owner, session_id, run_id, limit))
 
     def rename_session(self, owner: str, session_id: str, new_id: str) -> None:

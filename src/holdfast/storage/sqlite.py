@@ -72,7 +72,7 @@ class SQLiteStatements(Statements):
 
     def columns(self, table: str) -> list[str]:
         """See `Statements.columns`."""
-        return [row[0] for row in self.connection.execute("SELECT name FROM pragma_table_info(?)", (table,))]
+        return [row[1] for row in self.connection.execute(f"PRAGMA table_info({table})")]
 
     def unsound(self) -> list[str]:
         """See `Statements.unsound`."""

@@ -54,7 +54,7 @@ def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool, reb
         if not is_new:
             return version
     if commit.run is not None:
-        db.put("put_run", rows.run_row(commit.run))
+        db.send("put_run", rows.run_row(commit.run))
         if beat:
             put_beat(db, commit.run.process_id)
     return version
@@ -79,14 +79,14 @@ def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase |
         is_written = before is None and commit.snapshot is None
     assert commit.patch is not None
     change = Change(head.info.version, commit.commit_id, commit.run_id, now, commit.patch)
-    db.put("insert_patch", rows.change_row(head.info, change))
+    db.send("insert_patch", rows.change_row(head.info, change))
     if commit.snapshot is not None:
         head = _store_snapshot(db, head, commit.snapshot)
         _thin(db, head)
         head, _ = _forget(db, head, keep)
     row = head.row() if not is_remembered else ()
     if not is_written:
-        db.put("put_head", row)
+        db.send("put_head", row)
     if not is_remembered:
         db.remembered.heads.put((commit.owner, commit.session_id), (head, row))
     return head.info.version, True
@@ -274,7 +274,7 @@ def _store_snapshot(db: Statements, head: rows.Head, snapshot: Snapshot) -> rows
     new = [rows.value_entry(value, version) for value in snapshot.values]
     listing = listings.following(snapshot, new, newest)
     db.put_each("insert_value", [rows.value_row(info, value, version) for value in snapshot.values])
-    db.put("insert_snapshot", rows.snapshot_row(info, version, listing))
+    db.send("insert_snapshot", rows.snapshot_row(info, version, listing))
     return replace(head, info=replace(info, snapshot_version=version))
 
 
@@ -370,7 +370,7 @@ def delete_session(db: Statements, owner: str, session_id: str) -> None:
 def put_beat(db: Statements, process_id: str) -> None:
     """Record that a process lives, and forget processes that died long ago."""
     now = db.now()
-    db.put("put_beat", rows.beat_row(process_id, now))
+    db.send("put_beat", rows.beat_row(process_id, now))
     db.change("delete_beats_before", time=now - _FORGET_PROCESS_AFTER)
 
 

@@ -1,0 +1,167 @@
+"""Every operation of a storage, called in every way that can reach a session: the table that tests of owners and of
+hostile input go through.
+
+Rules that must stay true:
+- an operation of the `Storage` protocol, a parameter of one, or a field of `Commit` that has no entry here fails
+  `test_owners.py`: whoever adds one says here how it would be abused;
+- a call is made for a `Caller`, who is not the owner of the session that it aims at.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from holdfast.records import Change, Claim, Commit, Known, Run, SessionInfo
+from holdfast.storage.base import Storage
+from holdfast.testing import Writer, make_run
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls, and what they have learned about the session of somebody else."""
+
+    storage: Storage
+    owner: str
+    session_id: str
+    incarnation: str
+    version: int
+    commit_id: str
+    run_id: str
+    lease_id: str
+
+    def claim(self, **changed: Any) -> Claim:
+        """A claim under the lease of the holder that they know."""
+        return Claim(self.owner, self.session_id, self.lease_id, 10.0, **changed)
+
+    def rebasing(self, **changed: Any) -> int:
+        """A commit that is told, if it can be, what others have changed."""
+        prepared = Writer(self.storage, self.owner, self.session_id).prepared({"a": "stolen"})
+
+        def rebase(info: SessionInfo, changes: tuple[Change, ...]) -> Commit:
+            raise AssertionError(f"a thief was told of {len(changes)} changes of {info.session_id!r}")
+
+        return self.storage.commit(replace(prepared, **changed), rebase=rebase)
+
+    def commit(self, **changed: Any) -> int:
+        """A commit of theirs."""
+        prepared = Writer(self.storage, self.owner, self.session_id).prepared({"a": "stolen"}, snapshot=True)
+        return self.storage.commit(replace(prepared, **changed))
+
+    def run(self) -> Run:
+        """A record that would replace the one of the run that they know."""
+        return make_run(self.owner, self.session_id, run_id=self.run_id)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How one operation is tried.
+
+    Args:
+        parameters: all that it has, separated by spaces.
+        calls: each aims at the session of somebody else.
+        spans: why the operation is not one of an owner; empty when it is.
+    """
+
+    parameters: str
+    calls: tuple[Callable[[Caller], Any], ...]
+    spans: str = ""
+
+
+OPERATIONS: dict[str, Operation] = {
+    "load": Operation(
+        "owner session_id known at",
+        (
+            lambda c: c.storage.load(c.owner, c.session_id),
+            lambda c: c.storage.load(c.owner, c.session_id, at=c.version),
+            lambda c: c.storage.load(c.owner, c.session_id, known=Known(c.incarnation, c.version)),
+            lambda c: c.storage.load(c.owner, c.session_id, known=Known(c.incarnation, 1)),
+        ),
+    ),
+    "read_values": Operation(
+        "owner session_id names incarnation at",
+        (
+            lambda c: c.storage.read_values(c.owner, c.session_id, ["a"], incarnation=c.incarnation, at=1),
+            lambda c: c.storage.read_values(c.owner, c.session_id, ["a"], incarnation=c.incarnation, at=0),
+        ),
+    ),
+    "commit": Operation(
+        "commit rebase",
+        (
+            lambda c: c.commit(base=c.version, incarnation=c.incarnation),
+            lambda c: c.commit(base=c.version, incarnation=c.incarnation, run=c.run()),
+            lambda c: c.commit(base=c.version - 1, incarnation=c.incarnation, commit_id=c.commit_id),
+            lambda c: c.commit(base=c.version, incarnation=c.incarnation, patch=None, snapshot=None, run=c.run()),
+            lambda c: c.commit(base=c.version, incarnation=c.incarnation, lease_id=c.lease_id, releases=True),
+            lambda c: c.rebasing(base=1, incarnation=c.incarnation),
+        ),
+    ),
+    "claim_lease": Operation(
+        "claim",
+        (
+            lambda c: c.storage.claim_lease(replace(c.claim(), lease_id="another")),
+            lambda c: c.storage.claim_lease(c.claim(is_exclusive=True, is_held=True)),
+        ),
+    ),
+    "release_lease": Operation(
+        "owner session_id lease_id", (lambda c: c.storage.release_lease(c.owner, c.session_id, c.lease_id),)
+    ),
+    "beat": Operation(
+        "process_id stopped",
+        (
+            lambda c: c.storage.beat(f"process of {c.owner}"),
+            lambda c: c.storage.beat(f"process of {c.owner}", stopped=True),
+        ),
+        spans="a heartbeat is of a process, whoever's runs are open in it",
+    ),
+    "changes": Operation(
+        "owner session_id after limit",
+        (
+            lambda c: c.storage.changes(c.owner, c.session_id),
+            lambda c: c.storage.changes(c.owner, c.session_id, after=0, limit=1),
+        ),
+    ),
+    "find_sessions": Operation(
+        "owner session_id limit",
+        (
+            lambda c: c.storage.find_sessions(c.owner),
+            lambda c: c.storage.find_sessions(c.owner, session_id=c.session_id, limit=1),
+        ),
+    ),
+    "find_runs": Operation(
+        "owner session_id run_id limit",
+        (
+            lambda c: c.storage.find_runs(c.owner),
+            lambda c: c.storage.find_runs(c.owner, session_id=c.session_id),
+            lambda c: c.storage.find_runs(c.owner, run_id=c.run_id, limit=1),
+            lambda c: c.storage.find_runs(c.owner, session_id=c.session_id, run_id=c.run_id),
+        ),
+    ),
+    "rename_session": Operation(
+        "owner session_id new_id", (lambda c: c.storage.rename_session(c.owner, c.session_id, "taken"),)
+    ),
+    "delete_session": Operation("owner session_id", (lambda c: c.storage.delete_session(c.owner, c.session_id),)),
+    "prune_session": Operation("owner session_id keep", (lambda c: c.storage.prune_session(c.owner, c.session_id, 1),)),
+    "check": Operation("", (lambda c: c.storage.check(),), spans="it verifies everything that is stored"),
+    "close": Operation("", (), spans="it ends the use of a storage object"),
+}
+
+COMMIT = "owner session_id commit_id base incarnation workflow patch snapshot run run_id lease_id releases"
+"""The fields of a `Commit`. A new one belongs into a call of `commit` above, if it can name or hold anything."""
+
+
+def forgotten(protocol: type = Storage, operations: Mapping[str, Operation] = OPERATIONS) -> Iterator[str]:
+    """What a protocol has and the table does not, each as a message."""
+    members = {name: member for name, member in inspect.getmembers(protocol, inspect.isfunction) if name[0] != "_"}
+    for name in members.keys() - operations.keys():
+        yield f"the operation `{name}` is not tried as another owner: give it an entry in storage_calls.OPERATIONS"
+    for name in members.keys() & operations.keys():
+        found = list(inspect.signature(members[name]).parameters)[1:]
+        for parameter in set(found) ^ set(operations[name].parameters.split()):
+            yield f"the parameter `{parameter}` of `{name}` is not what storage_calls.OPERATIONS says: try it there"
+        if "owner" in found and (operations[name].spans or not operations[name].calls):
+            yield f"`{name}` has an owner, so it must be called as another one in storage_calls.OPERATIONS"
+    for field in {field.name for field in fields(Commit)} ^ set(COMMIT.split()):
+        yield f"the field `{field}` of Commit is not what storage_calls.COMMIT says: try it in a call of `commit`"
