@@ -24,7 +24,6 @@ WRITERS = 6
 
 class _Contention(Case):
     promise = PROMISE
-    unit = "seconds of six writers, killed and stopped"
     backends = ("SQLite", "PostgreSQL")
     mode: str
     pauses = 0.01
@@ -79,6 +78,7 @@ class ByHand(_Contention):
     name = "contention"
     amounts = Amounts(sample=3, full=30, soak=3_000)
     plants = {BLIND: 5, TAKEN: 5, UNRECOGNISED: 5}
+    unit = "seconds of six writers that commit by hand, killed and stopped"
     mode = "storage"
 
 
@@ -89,6 +89,7 @@ class Runs(_Contention):
     amounts = Amounts(sample=3, full=6, soak=1_000)
     elsewhere = {"PostgreSQL": Amounts(sample=0, full=6, soak=1_000)}
     plants = {BLIND: 5, TAKEN: 5}
+    unit = "seconds of six writers with runs, killed and stopped"
     mode = "append"
 
 
@@ -98,6 +99,7 @@ class Transactions(_Contention):
     name = "contention-of-transactions"
     amounts = Amounts(sample=3, full=6, soak=1_000)
     plants = {UNFENCED: 5}
+    unit = "seconds of six writers with transactions or runs, killed and stopped"
     mode = "transaction"
     pauses = 0.1
 

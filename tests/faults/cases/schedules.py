@@ -251,7 +251,6 @@ def _in_product(plant: str | None) -> str | None:
 
 class _Schedules(Case):
     promise = "the same holds in every order of steps, crashes and lost messages"
-    unit = f"schedules of {STEPS} steps"
     mode: str
 
     def round(self, workshop: Workshop, number: int, plant: str | None) -> Round:
@@ -277,6 +276,7 @@ class ByHand(_Schedules):
     backends = ("memory",)
     amounts = Amounts(sample=100, full=3_000, soak=5_000_000)
     plants = {EARLY: 5, TAKEN: 5, UNRECOGNISED: 5, FORGETTING: 5}
+    unit = f"schedules of {STEPS} steps of commits by hand"
     mode = "storage"
 
 
@@ -295,4 +295,5 @@ class Runs(_Schedules):
     backends = ("memory",)
     amounts = Amounts(sample=40, full=200, soak=1_000_000)
     plants = {TAKEN: 5, UNRECOGNISED: 5}
+    unit = f"schedules of {STEPS} steps of runs"
     mode = "append"
