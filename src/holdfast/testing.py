@@ -505,6 +505,7 @@ class StorageConformance:
             return replace(first, base=info.version, incarnation=info.incarnation)
 
         assert storage.commit(first, rebase=rebase) == 2
+        assert storage.commit(first, rebase=never) == 2, "repeated, it is recognised"
         assert rebuilt(storage.load("", "s")) == {"a": 1, "b": 2}
 
     def test_what_a_rebase_raises_ends_the_commit_and_nothing_is_written(self, storage: Storage) -> None:

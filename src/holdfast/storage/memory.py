@@ -361,12 +361,12 @@ def _applied_version(commit: Commit, session: _Session | None) -> int | None:
     Raises:
         SessionDeleted: the session that it is for is gone.
     """
-    if session is not None and session.info.incarnation == commit.incarnation:
-        for change in session.changes.values():
-            if change.commit_id == commit.commit_id and change.version > commit.base:
-                return change.version
-    elif commit.base:
+    if commit.base and (session is None or session.info.incarnation != commit.incarnation):
         raise SessionDeleted(session_id=commit.session_id)
+    # A first commit may have been rebased on a session that another had made, of another incarnation.
+    for change in session.changes.values() if session is not None else ():
+        if change.commit_id == commit.commit_id and change.version > commit.base:
+            return change.version
     return None
 
 

@@ -173,13 +173,12 @@ def _applied_version(db: Statements, commit: Commit, info: SessionInfo) -> int |
     Raises:
         SessionDeleted: the session that it is for is gone.
     """
-    if info.incarnation == commit.incarnation:
-        key = {"owner": commit.owner, "session_id": commit.session_id}
-        found = db.one("find_commit", **key, base=commit.base, commit_id=commit.commit_id)
-        return None if found is None else int(found[0])
-    if commit.base:
+    if commit.base and info.incarnation != commit.incarnation:
         raise SessionDeleted(session_id=commit.session_id)
-    return None
+    # A first commit may have been rebased on a session that another had made, of another incarnation.
+    key = {"owner": commit.owner, "session_id": commit.session_id}
+    found = db.one("find_commit", **key, base=commit.base, commit_id=commit.commit_id)
+    return None if found is None else int(found[0])
 
 
 def _rebased(db: Statements, commit: Commit, before: rows.Head, rebase: Rebase | None) -> Commit:
