@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from holdfast import clock
 from holdfast.declared import Types
 from holdfast.difference import diff
-from holdfast.edits import Document, Members, Whole, edits_of, extend, operations_of
+from holdfast.edits import GONE, Document, Members, Whole, edits_of, extend, operations_of
 from holdfast.merging import Settle, merge
 from holdfast.operations import Operation, decode_patch, encode_patch
 from holdfast.records import Change, SessionInfo
@@ -78,11 +78,21 @@ class Standing:
     def edits_at(self, names: Iterable[str], values: StoredValues) -> Members:
         """What others changed at some names, as edits of the view."""
         wanted = set(names)
-        edits = Members(
-            {name: copy.deepcopy(self.others.entries[name]) for name in wanted & self.others.entries.keys()}
-        )
-        operations = [operation for operation in self.later if operation.path[0] in wanted]
-        extend(edits, operations, self._base(values))
+        later: dict[str, list[Operation]] = {}
+        for operation in self.later:
+            if operation.path[0] in wanted:
+                later.setdefault(operation.path[0], []).append(operation)
+        edits = Members({})
+        for name in wanted & self.others.entries.keys():
+            edit = self.others.entries[name]
+            edits.entries[name] = copy.deepcopy(edit) if name in later else edit  # what follows changes it in place
+        base = self._base(values)
+        for name, operations in later.items():
+            if name in self.view and values.encoded_if_kept(self.view, name) is None:
+                # With what was there before, nobody can tell what was changed inside of it.
+                edits.entries[name] = Whole(values.encoded(self.stored, name)) if name in self.stored else GONE
+            else:
+                extend(edits, operations, base)
         return edits
 
     def _base(self, values: StoredValues) -> Document:

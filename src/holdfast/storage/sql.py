@@ -146,14 +146,16 @@ class SqlWorkflowStorage:
             is_one_statement=True,  # nearly: the time is asked for as well, and belongs to no snapshot
         )
         if ahead is None:
-            ahead = self._write(lambda db: writing.claim_lease(db, claim), is_repeatable=True)
+            ahead = self._write(lambda db: writing.claim_lease(db, claim), is_repeatable=True, outlives_power=False)
         return 0 if ahead is None else ahead
 
     def release_lease(self, owner: str, session_id: str, lease_id: str) -> None:
         """See `Storage.release_lease`."""
         from holdfast.storage import writing
 
-        self._write(lambda db: writing.release_lease(db, owner, session_id, lease_id), is_repeatable=True)
+        self._write(
+            lambda db: writing.release_lease(db, owner, session_id, lease_id), is_repeatable=True, outlives_power=False
+        )
 
     def beat(self, process_id: str, *, stopped: bool = False) -> None:
         """See `Storage.beat`."""
@@ -246,14 +248,18 @@ class SqlWorkflowStorage:
             is_one_statement=is_one_statement,
         )
 
-    def _write(self, work: Callable[[Statements], T], *, is_repeatable: bool = False) -> T | None:
+    def _write(
+        self, work: Callable[[Statements], T], *, is_repeatable: bool = False, outlives_power: bool = True
+    ) -> T | None:
+        # What says who lives and who holds a session need not outlive a loss of power: it ends the holders as well,
+        # or (on a server) the commit of a holder whose lease was lost is refused.
         engine = self._opened()
         statements, table, where, remembered = engine.statements, self.table_name, self.where, self._remembered
         return engine.write(
             lambda connection: work(statements(connection, table, where, remembered)),
             table=self.table_name,
             timeout=self.lock_timeout,
-            is_durable=self._is_durable,
+            is_durable=self._is_durable and outlives_power,
             failures=self._failures,
             is_repeatable=is_repeatable,
         )
