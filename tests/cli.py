@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from click.testing import CliRunner, Result
 
 from holdfast import Workflow
 from holdfast.cli import command
-from holdfast.storage.sql import SqlWorkflowStorage
+from holdfast.errors import StateConflict
+from holdfast.storage.base import Storage
 
 WORKFLOWS = '''
 import asyncio, datetime, enum
@@ -232,11 +234,31 @@ class Plain(Workflow):
         change(self.session_state)
 
 
-def keep(storage: SqlWorkflowStorage, session_id: str, *states: dict[Any, Any], user_id: str | None = None) -> str:
+def keep(storage: Storage, session_id: str, *states: dict[Any, Any], user_id: str | None = None) -> str:
     """Make one version for each state; returns the id of the last run."""
     workflow = Plain(session_id=session_id, user_id=user_id, storage=storage)
     for state in states:
         workflow.run(lambda live, state=state: (live.clear(), live.update(state)))
+    assert workflow.run_id is not None
+    return workflow.run_id
+
+
+Change = Callable[[dict[Any, Any]], None]
+
+
+def refused(
+    storage: Storage, ours: Change, theirs: Change, session_id: str = "s", *, user_id: str | None = None, **options: Any
+) -> str:
+    """Change a session in a run while another run changes it, so that it is refused; returns the id of the run."""
+
+    def change(live: dict[Any, Any]) -> None:
+        ours(live)
+        Plain(session_id=session_id, user_id=user_id, storage=storage, **options).run(theirs)
+
+    workflow = Plain(session_id=session_id, user_id=user_id, storage=storage, **options)
+    with suppress(StateConflict):
+        workflow.run(change)
+        raise AssertionError("nothing was refused")
     assert workflow.run_id is not None
     return workflow.run_id
 

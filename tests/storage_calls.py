@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from holdfast.records import Change, Claim, Commit, Known, Run, SessionInfo
+from holdfast.records import Change, Claim, Commit, Known, Run, SessionInfo, Snapshot
 from holdfast.storage.base import Storage
 from holdfast.testing import Writer, make_run
 
@@ -35,6 +35,13 @@ class Caller:
     def claim(self, **changed: Any) -> Claim:
         """A claim under the lease of the holder that they know."""
         return Claim(self.owner, self.session_id, self.lease_id, 10.0, **changed)
+
+    def begin(self) -> None:
+        """A session that begins where they know theirs is; it is taken away again, so that only what it did to the
+        other one is left."""
+        info = SessionInfo(self.owner, self.session_id, self.incarnation, self.version, self.version, "w", 1.0, 1.0)
+        self.storage.begin_session(info, Snapshot((), ()))
+        self.storage.delete_session(self.owner, self.session_id)
 
     def rebasing(self, **changed: Any) -> int:
         """A commit that is told, if it can be, what others have changed."""
@@ -95,8 +102,13 @@ OPERATIONS: dict[str, Operation] = {
             lambda c: c.commit(base=c.version - 1, incarnation=c.incarnation, commit_id=c.commit_id),
             lambda c: c.commit(base=c.version, incarnation=c.incarnation, patch=None, snapshot=None, run=c.run()),
             lambda c: c.commit(base=c.version, incarnation=c.incarnation, lease_id=c.lease_id, releases=True),
+            lambda c: c.commit(base=c.version, incarnation=c.incarnation, created_at=1.0),
             lambda c: c.rebasing(base=1, incarnation=c.incarnation),
         ),
+    ),
+    "begin_session": Operation(
+        "info snapshot",
+        (lambda c: c.begin(),),
     ),
     "claim_lease": Operation(
         "claim",
@@ -148,7 +160,7 @@ OPERATIONS: dict[str, Operation] = {
     "close": Operation("", (), spans="it ends the use of a storage object"),
 }
 
-COMMIT = "owner session_id commit_id base incarnation workflow patch snapshot run run_id lease_id releases"
+COMMIT = "owner session_id commit_id base incarnation workflow patch snapshot run run_id lease_id releases created_at"
 """The fields of a `Commit`. A new one belongs into a call of `commit` above, if it can name or hold anything."""
 
 

@@ -83,7 +83,7 @@ class TestSessions:
         entries = as_json("sessions", "history", "s")
         assert [entry["version"] for entry in entries] == [3, 2, 1]
         assert entries[0]["run_id"] == last
-        assert entries[1]["patch"] == [{"op": "add", "path": "/posts/-", "value": "b"}]
+        assert entries[1]["patch"] == [{"op": "add", "path": "/posts/-", "value": "b", "atom": 1}]
         text = ok("sessions", "history", "s", "--limit", "2").splitlines()
         assert text[0].startswith("version 3  ")
         assert text[0].endswith(f"run {last}")

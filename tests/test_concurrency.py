@@ -9,7 +9,9 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from holdfast.records import Claim, RunStatus
 from holdfast.standing import Standing
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
+from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.stored import recent
 
 
@@ -722,3 +725,18 @@ def test_a_forked_child_does_not_end_the_transaction_of_its_parent(run_python: C
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), Workflow(session_id="s", storage=storage).session_state)
     """)
     assert printed.split(maxsplit=1) == ["1", "{'n': 1}\n"]
+
+
+def test_a_change_inside_of_a_value_whose_old_version_is_forgotten_is_a_conflict(tmp_path: Path) -> None:
+    with closing(SqlWorkflowStorage(db_file=tmp_path / "w.db", keep_history=1)) as storage:
+        doing(storage).run(lambda s: s.update(big=["b" * 70_000], n=0))
+        recent.forget(storage)
+        workflow = doing(storage)
+        assert workflow.session_state["n"] == 0
+        recent.forget(storage)
+        doing(storage).run(lambda s: s.update(big=["c" * 70_000]))
+        doing(storage).run(lambda s: s["big"].append("theirs"))
+        workflow.session_state["big"] = "mine"
+        with pytest.raises(StateConflict) as caught:
+            workflow.write_to_storage()
+        assert (caught.value.ours, caught.value.theirs) == ("mine", ["c" * 70_000, "theirs"])

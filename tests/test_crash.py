@@ -1,4 +1,7 @@
-"""Real deaths of real processes: `kill -9`, interrupts, forks and exits, with every acknowledgement on record."""
+"""Real processes that fork, exit and die while they open a database, with every acknowledgement on record.
+
+Deaths and interrupts in the middle of writing have cases of their own, in `faults/`.
+"""
 
 from __future__ import annotations
 
@@ -52,30 +55,6 @@ def advance(storage, session_id, token):
         say("done", session_id, token, version)
         return
 
-"""
-
-WRITE_FOR_EVER = """
-storage = SqlWorkflowStorage(db_file=sys.argv[1], table_name="t")
-me = sys.argv[2]
-for number in range(10**9):
-    advance(storage, sys.argv[3], f"{me}-{number}-" + "x" * (number % 40 * 50))
-"""
-
-ACKNOWLEDGE_BEFORE_COMMIT = """
-import sqlite3
-class Late(sqlite3.Connection):
-    is_late = False
-    def execute(self, statement, *values):
-        if statement.startswith("INSERT INTO t_patch"):
-            self.is_late = True
-        if statement == "COMMIT" and self.is_late:
-            return None
-        if statement == "BEGIN IMMEDIATE" and self.is_late:
-            self.is_late = False
-            super().execute("COMMIT")
-        return super().execute(statement, *values)
-connect = sqlite3.connect
-sqlite3.connect = lambda *path, **options: connect(*path, factory=Late, **options)
 """
 
 
@@ -146,41 +125,6 @@ def anomalies(file: Path, session_id: str, histories: list[list[list[str]]]) -> 
             allowed.add(history[-1][2])  # unacknowledged: it may be there or not
     found += [f"never acknowledged: {token[:20]}" for token in stored if token not in allowed]
     return found
-
-
-def test_an_acknowledged_commit_survives_a_killed_writer(file: Path) -> None:
-    dice = random.Random(1)
-    histories = []
-    for number in range(40):
-        process = Process(WRITE_FOR_EVER, file, number, "s")
-        histories.append(process.killed(after=dice.random() * 0.05))
-        if number % 8 == 7:
-            assert anomalies(file, "s", histories) == []
-    assert sum(line[0] == "done" for history in histories for line in history) > 100
-
-
-def test_an_acknowledged_commit_survives_when_one_of_four_writers_is_killed(file: Path) -> None:
-    dice = random.Random(2)
-    histories = []
-    writers = [Process(WRITE_FOR_EVER, file, f"w{number}", "s") for number in range(4)]
-    for number in range(20):
-        victim = dice.randrange(4)
-        histories.append(writers[victim].killed(after=dice.random() * 0.05))
-        writers[victim] = Process(WRITE_FOR_EVER, file, f"n{number}", "s")
-    histories += [writer.killed() for writer in writers]
-    assert anomalies(file, "s", histories) == []
-    assert sum(line[0] == "done" for history in histories for line in history) > 100
-
-
-def test_acknowledging_before_the_commit_would_be_found_out(file: Path) -> None:
-    dice = random.Random(3)
-    histories = []
-    for number in range(60):
-        process = Process(ACKNOWLEDGE_BEFORE_COMMIT + WRITE_FOR_EVER, file, number, "s")
-        histories.append(process.killed(after=dice.random() * 0.02))
-        if any("lost" in anomaly for anomaly in anomalies(file, "s", histories)):
-            return
-    pytest.fail("the planted bug was not found")
 
 
 # Forks
@@ -320,51 +264,7 @@ def test_a_child_of_a_database_in_memory_goes_on_with_a_copy() -> None:
     process.finish()
 
 
-# Interrupts and exits
-
-
-def test_interrupts_leave_nothing_half_done(file: Path) -> None:
-    process = Process(
-        """
-        from holdfast.storage.gate import Gate
-        other = Gate(sys.argv[1])
-        def interrupt(*_):
-            raise KeyboardInterrupt
-        signal.signal(signal.SIGALRM, interrupt)
-        storage = SqlWorkflowStorage(db_file=sys.argv[1], table_name="t")
-        advance(storage, "s", "before")
-        interrupted = 0
-        for number in range(10**6):
-            if interrupted >= 150:
-                break
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 17 * 0.0001)
-                advance(storage, "s", f"token-{number}")
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                interrupted += 1
-                say("interrupted", "s", f"token-{number}")
-            # After an interrupt the outcome is settled, nothing is under way any more, and others may write.
-            one, two = (storage.load("", "s").info.version for _ in range(2))
-            assert one == two
-            assert other.acquire(10)  # the writer thread may be about to let go of it
-            other.release()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection = registry._engines[storage._key]._writer.connection
-        assert not connection.in_transaction
-        advance(storage, "s", "after")
-        assert storage.check() == ()
-        assert not writer.busy_threads - {registry._engines[storage._key]._thread.ident}
-        say("open", "s", len(registry._engines[storage._key]._readers._active))
-        """,
-        file,
-    )
-    history = process.finish()
-    assert history.pop() == ["open", "s", "0"]
-    interrupted = {line[2] for line in history if line[0] == "interrupted"}
-    assert len(interrupted) == 150
-    found = [anomaly for anomaly in anomalies(file, "s", [history]) if not anomaly.startswith("never ack")]
-    assert found == []
+# Exits
 
 
 def test_what_was_committed_at_exit_is_there(file: Path) -> None:

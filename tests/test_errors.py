@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from holdfast import errors
+from holdfast.conflicts import MISSING
 
 ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.HoldfastError)]
 
@@ -25,12 +26,22 @@ def test_every_error_has_the_one_base_and_a_message(kind: type[errors.HoldfastEr
 
 
 def test_the_facts_of_an_error_are_its_attributes_also_after_pickling() -> None:
-    error = errors.StateConflict(session_id="s", base=1, current=3, run_id="r")
+    error = errors.VersionConflict(session_id="s", base_version=1, current_version=3, run_id="r")
     again = pickle.loads(pickle.dumps(error))
-    assert type(again) is errors.StateConflict
-    assert (again.session_id, again.base, again.current) == ("s", 1, 3)
+    assert type(again) is errors.VersionConflict
+    assert (again.session_id, again.base_version, again.current_version) == ("s", 1, 3)
     assert str(again) == str(error)
     assert "Session 's' is at version 3, but this commit was made from version 1" in str(error)
+
+
+def test_a_conflict_has_what_both_sides_wrote_and_tells_only_where() -> None:
+    error = errors.StateConflict(
+        session_id="s", path="session_state['n']", base=MISSING, ours=[1], theirs="x", base_version=1, current_version=2
+    )
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.path, again.base, again.ours, again.theirs) == ("session_state['n']", MISSING, [1], "x")
+    assert again.base is MISSING
+    assert "session_state['n'] was changed by another run since version 1" in str(again)
 
 
 def test_a_message_may_hold_braces() -> None:

@@ -23,7 +23,7 @@ from holdfast.errors import (
     StorageError,
     VersionNotKept,
 )
-from holdfast.records import Claim, Commit, RunStatus
+from holdfast.records import Claim, Commit, RunStatus, SessionInfo
 from holdfast.storage import base
 from holdfast.storage.base import Storage
 from holdfast.storage.queries import parsed
@@ -50,8 +50,8 @@ class Leaking:
             return operation
 
         def leaking(first: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(first, Claim):
-                return operation(replace(first, owner=self._victim))
+            if isinstance(first, Claim | SessionInfo):
+                return operation(replace(first, owner=self._victim), *args)
             if not isinstance(first, Commit):
                 return operation(self._victim, *args, **kwargs)
             run = first.run and replace(first.run, owner=self._victim)
@@ -300,6 +300,8 @@ COMMANDS: dict[str, str] = {
     "sessions import": "package.json --session-id SESSION",
     "sessions prune": "SESSION --keep 1 --yes",
     "sessions rename": "SESSION renamed",
+    "sessions apply": "SESSION RUN --ours --yes",
+    "sessions copy": "SESSION --from holdfast.db --to copied.db",
     "sessions delete": "SESSION --yes",
     "runs list": "",
     "runs show": "RUN",
@@ -336,9 +338,10 @@ def test_a_command_for_one_user_neither_shows_nor_changes_what_another_has(
     arguments = [named.get(word, word) for word in COMMANDS[words].split()]
     result = holdfast(*words.split(), *arguments, "--user-id", "alice")
     said = result.stdout + result.stderr + "".join(file.read_text("utf-8") for file in Path().glob("exported.json"))
-    for secret in ("secret", "of bob", runs[1], *([runs[0]] if words != "runs show" else [])):
+    takes_a_run = words in ("runs show", "sessions apply")  # which is then repeated in the answer that there is none
+    for secret in ("secret", "of bob", runs[1], *([] if takes_a_run else [runs[0]])):
         assert secret not in said
-    reaches = words.endswith(("list", "import")) or (words != "runs show" and session_id == "diary")
+    reaches = words.endswith(("list", "import")) or (not takes_a_run and session_id == "diary")
     # To import over a session that one has already is refused for another reason.
     assert (result.exit_code == 0) == (reaches and (words, session_id) != ("sessions import", "diary")), said
     assert everything(default_storage, "bob") == before

@@ -5,8 +5,9 @@
     ├── StateError
     │   ├── UnstorableValue      (also TypeError)   values that cannot be kept, each with its path
     │   ├── UndeclaredType       a stored value of a type that this workflow does not declare
-    │   └── StateConflict        another run changed the same place of the session
-    │       └── VersionConflict  a commit on top of another version than the session has
+    │   ├── StateConflict        another run changed the same place of the session
+    │   │   └── VersionConflict  a commit on top of another version than the session has
+    │   └── ChangesOverlap       refused changes that are applied by hand, where nobody was said to win
     ├── RunError
     │   ├── RunInProgress        one object runs one run at a time
     │   └── RunNotFound
@@ -28,7 +29,9 @@
         ├── SessionNotFound
         ├── SessionExists
         ├── SessionDeleted       deleted while a run was using it
+        ├── SessionDiffers       a session to be copied, where another one is already
         └── VersionNotKept       the history does not reach back that far
+            └── RefusedVersionNotKept  what refused changes were made from is forgotten
 
 Rules that must stay true:
 - the docstring of a class is its message: what happened, where, and how to fix it; `{names}` are filled with the
@@ -106,7 +109,7 @@ class StateConflict(StateError):
     session_id: str
     path: str
     base: Any
-    """What was there before either changed it; `holdfast.merging.MISSING` for nothing. So are `ours` and `theirs`."""
+    """What was there before either changed it; `holdfast.conflicts.MISSING` for nothing. So are `ours` and `theirs`."""
     ours: Any
     theirs: Any
     base_version: int
@@ -117,6 +120,12 @@ class StateConflict(StateError):
 class VersionConflict(StateConflict):
     """Session {session_id!r} is at version {current_version}, but this commit was made from version {base_version}.
     Nothing of this commit was applied. Load the session again and commit on top of what is stored now."""
+
+
+class ChangesOverlap(StateError):
+    """{count} of session {session_id!r} that run {run_id!r} was refused to change, others have changed as well since
+    version {base_version}. Nothing was changed. Say who wins there: `--ours` for the refused changes, `--theirs` for
+    what is stored."""
 
 
 class RunError(HoldfastError):
@@ -224,6 +233,17 @@ class SessionDeleted(StorageError):
     patch: bytes | None = None
 
 
+class SessionDiffers(StorageError):
+    """Session {session_id!r} in {where} is not what the one in {source} was before: {reason}. It was left as it is;
+    rename or delete it there to have it copied."""
+
+
 class VersionNotKept(StorageError):
     """Version {version} of session {session_id!r} is not kept: its history begins at version {oldest} and ends at
     version {newest}."""
+
+
+class RefusedVersionNotKept(VersionNotKept):
+    """What run {run_id!r} was refused was made from version {version} of session {session_id!r}, and its history does
+    not reach back that far any more, so that it cannot be brought together with what was changed since. See the
+    changes with `holdfast runs show` and make them again."""

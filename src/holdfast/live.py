@@ -181,14 +181,19 @@ class Live:
             return
         # All that must be read is read before anything is touched.
         targets = {key: self._values.encoded(document, names[key]) for key in live if key in names}
-        kept = self._unstorable_to_keep(live, targets, before) if keep_unstorable and before is not None else {}
+        encoded = {key: self._encoded_or_none(value) for key, value in live.items()}
+        kept = (
+            self._unstorable_to_keep(live, encoded, targets, before) if keep_unstorable and before is not None else {}
+        )
+        outdated = [key for key, target in targets.items() if key not in kept and encoded[key] != target]
+        for key in outdated:
+            encoded[key] = self._updated(live, key, targets[key], edits.entries.get(names[key]))
+        if outdated and len(live) > 1:
+            # What was meant for one place can have reached another, because one object stood at both: stored values
+            # are separate, so a change that nobody made there would be saved.
+            encoded = {key: self._encoded_or_none(value) for key, value in live.items()}
         for key, target in targets.items():
-            if key not in kept and self._encoded_or_none(live[key]) != target:
-                self._update(live, key, target, edits.entries.get(names[key]))
-        for key, target in targets.items():
-            # Also catches what was meant for one place and reached another, because one object stood at both:
-            # stored values are separate, so a change that nobody made there would be saved.
-            if key in kept or self._encoded_or_none(live[key]) == target:
+            if key in kept or encoded[key] == target:
                 slots[key] = live[key]
         self._place({**slots, **{key: value for key, value in kept.items() if key not in slots}}, place)
         self.remember()
@@ -212,27 +217,32 @@ class Live:
                 self.state.touch_all()
 
     def _unstorable_to_keep(
-        self, live: Mapping[Any, Any], targets: Mapping[Any, bytes], before: StoredDocument
+        self,
+        live: Mapping[Any, Any],
+        encoded: Mapping[Any, bytes | None],
+        targets: Mapping[Any, bytes],
+        before: StoredDocument,
     ) -> dict[Any, Any]:
         kept = {}
         for key, value in live.items():
-            if self._encoded_or_none(value) is None:
+            if encoded[key] is None:
                 name = self.name_or_none(key)
                 old = self._values.encoded_if_kept(before, name) if name is not None and name in before else None
                 if targets.get(key) == old:
                     kept[key] = value
         return kept
 
-    def _update(self, live: dict[Any, Any], key: Any, target: bytes, edit: Edit | None) -> None:
-        """Try to bring one live value to its target in place; whether that worked is for the caller to see."""
+    def _updated(self, live: dict[Any, Any], key: Any, target: bytes, edit: Edit | None) -> bytes | None:
+        """Try to bring one live value to its target in place; what it is after that, encoded."""
         if isinstance(edit, Members | Elements):
             # They were made for what is stored, and the value may have been changed since then.
             with contextlib.suppress(HoldfastError, LookupError, TypeError, AttributeError):
                 apply_live(edit, live[key], self._decoded, self._key_in)
             if self._encoded_or_none(live[key]) == target:
-                return
+                return target
         with contextlib.suppress(HoldfastError):
             live[key] = patch.graft(live[key], codec.decode(target, self._types))
+        return self._encoded_or_none(live[key])
 
     def _decoded(self, data: bytes) -> Any:
         return codec.decode(data, self._types)

@@ -183,6 +183,9 @@ class Commit:
     would still go through. Empty for a commit that needs none."""
     releases: bool = False
     """Whether the lease ends with this commit."""
+    created_at: float | None = None
+    """When it was made, if that was elsewhere and this is a copy of it, which says nothing of the run's process being
+    alive; None for now."""
 
 
 @dataclass(frozen=True, slots=True)

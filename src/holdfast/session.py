@@ -39,7 +39,7 @@ from holdfast.live import Live
 from holdfast.merging import last_write
 from holdfast.operations import Operation
 from holdfast.records import Commit, Run, Snapshot
-from holdfast.standing import Merged, Pending, Problems, Standing
+from holdfast.standing import Merged, Pending, Problems, Standing, with_seeds
 from holdfast.state import SessionState
 from holdfast.storage.base import Storage
 from holdfast.stored import StoredDocument, recent
@@ -445,7 +445,7 @@ class Session:
         operations = pending.operations
         if not standing.is_level:
             operations = standing.merged(pending, self._values, last_write, self._types).operations
-        return standing.stored.version, patch.encode_patch(operations)
+        return standing.stored.version, patch.encode_patch(with_seeds(operations, pending.seeds))
 
     def _resolve(self) -> None:
         if self._unresolved is not None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from holdfast import clock
 from holdfast.declared import Types
-from holdfast.edits import Document, Members, Whole, edits_of, extend, operations_of
+from holdfast.difference import diff
+from holdfast.edits import GONE, Document, Members, Whole, edits_of, extend, operations_of
 from holdfast.merging import Settle, merge
 from holdfast.operations import Operation, decode_patch, encode_patch
 from holdfast.records import Change, SessionInfo
@@ -77,11 +78,21 @@ class Standing:
     def edits_at(self, names: Iterable[str], values: StoredValues) -> Members:
         """What others changed at some names, as edits of the view."""
         wanted = set(names)
-        edits = Members(
-            {name: copy.deepcopy(self.others.entries[name]) for name in wanted & self.others.entries.keys()}
-        )
-        operations = [operation for operation in self.later if operation.path[0] in wanted]
-        extend(edits, operations, self._base(values))
+        later: dict[str, list[Operation]] = {}
+        for operation in self.later:
+            if operation.path[0] in wanted:
+                later.setdefault(operation.path[0], []).append(operation)
+        edits = Members({})
+        for name in wanted & self.others.entries.keys():
+            edit = self.others.entries[name]
+            edits.entries[name] = copy.deepcopy(edit) if name in later else edit  # what follows changes it in place
+        base = self._base(values)
+        for name, operations in later.items():
+            if name in self.view and values.encoded_if_kept(self.view, name) is None:
+                # With what was there before, nobody can tell what was changed inside of it.
+                edits.entries[name] = Whole(values.encoded(self.stored, name)) if name in self.stored else GONE
+            else:
+                extend(edits, operations, base)
         return edits
 
     def _base(self, values: StoredValues) -> Document:
@@ -127,6 +138,44 @@ class Standing:
             if name in after and name not in merged.contested:
                 after.settle(name, data)
         return encoded, Standing(view, after, merged.others, merged.later)
+
+
+def with_seeds(operations: Iterable[Operation], seeds: Mapping[str, bytes]) -> list[Operation]:
+    """The same operations, each new value made of its seed, so that the patch tells of it.
+
+    That a container was made empty need not be told: it is what everybody assumes.
+
+    >>> with_seeds([Operation("add", ("n",), b"[1,2]")], {"n": b"[1]"})
+    [Operation(op='add', path=('n',), value=b'[1]'), Operation(op='add', path=('n', '-'), value=b'2')]
+    """
+    spelled: list[Operation] = []
+    for operation in operations:
+        name, value = operation.path[0], operation.value
+        seed = seeds.get(name)
+        is_new = operation.op == "add" and len(operation.path) == 1
+        if value is None or seed is None or not is_new or (seed in (b"[]", b"{}") and seed[:1] == value[:1]):
+            spelled.append(operation)
+            continue
+        spelled.append(Operation("add", (name,), seed))
+        spelled += diff({name: seed}, {name: value}) or [Operation("replace", (name,), value)]
+    return spelled
+
+
+def seeds_in(operations: Iterable[Operation]) -> dict[str, bytes]:
+    """Of new names: the value that they began with, where operations change it further.
+
+    >>> seeds_in([Operation("add", ("n",), b"[1]"), Operation("add", ("n", "-"), b"2"), Operation("add", ("m",), b"0")])
+    {'n': b'[1]'}
+    """
+    first: dict[str, bytes] = {}
+    seeds: dict[str, bytes] = {}
+    for operation in operations:
+        name = operation.path[0]
+        if operation.op == "add" and len(operation.path) == 1:
+            first[name] = operation.value or b""
+        elif name in first:
+            seeds[name] = first[name]
+    return seeds
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,6 +276,7 @@ def foreign_calls(storage: Storage, owner: str, session_id: str, incarnation: st
         "load": lambda: storage.load(owner, session_id),
         "read_values": lambda: storage.read_values(owner, session_id, ["a"], incarnation=incarnation, at=1),
         "commit": lambda: storage.commit(stolen),
+        "begin_session": lambda: _begin_and_delete(storage, _head(owner, session_id, incarnation)),
         "claim_lease": lambda: storage.claim_lease(Claim(owner, session_id, "stolen", 10.0, is_exclusive=True)),
         "release_lease": lambda: storage.release_lease(owner, session_id, "stolen"),
         "beat": lambda: storage.beat(f"process of {owner}", stopped=True),
@@ -287,6 +288,15 @@ def foreign_calls(storage: Storage, owner: str, session_id: str, incarnation: st
         "prune_session": lambda: storage.prune_session(owner, session_id, 1),
         "check": storage.check,
     }
+
+
+def _head(owner: str, session_id: str, incarnation: str, version: int = 1) -> SessionInfo:
+    return SessionInfo(owner, session_id, incarnation, version, 0, "Conformance", 1.5, 2.5)
+
+
+def _begin_and_delete(storage: Storage, info: SessionInfo) -> None:
+    storage.begin_session(info, Snapshot((), ()))
+    storage.delete_session(info.owner, info.session_id)
 
 
 class StorageConformance:
@@ -495,6 +505,7 @@ class StorageConformance:
             return replace(first, base=info.version, incarnation=info.incarnation)
 
         assert storage.commit(first, rebase=rebase) == 2
+        assert storage.commit(first, rebase=never) == 2, "repeated, it is recognised"
         assert rebuilt(storage.load("", "s")) == {"a": 1, "b": 2}
 
     def test_what_a_rebase_raises_ends_the_commit_and_nothing_is_written(self, storage: Storage) -> None:
@@ -530,6 +541,81 @@ class StorageConformance:
         storage.prune_session("", "s", 1)
         with raises(errors.VersionConflict):
             storage.commit(late, rebase=never)
+
+    # Copies
+
+    def test_a_copied_change_keeps_the_time_at_which_it_was_made(self, storage: Storage) -> None:
+        writer = Writer(storage)
+        for number, time in enumerate((5.5, 7.25)):
+            storage.commit(replace(writer.prepared({"a": number}, snapshot=number == 1), created_at=time))
+            writer.applied({"a": number}, snapshot=number == 1)
+        assert [change.created_at for change in storage.changes("", "s")] == [5.5, 7.25]
+        (info,) = storage.find_sessions("")
+        assert (info.created_at, info.updated_at) == (5.5, 7.25)
+        writer.commit({"a": 2})
+        assert storage.changes("", "s", after=2)[0].created_at > 1e9
+        assert storage.check() == ()
+
+    def test_a_copied_run_marks_no_process_alive(self, storage: Storage) -> None:
+        writer, run = Writer(storage), make_run(status=RunStatus.running)
+        storage.commit(replace(writer.prepared({"a": 1}, run=run), created_at=1.0))
+        assert storage.find_runs("") == (replace(run, status=RunStatus.interrupted),)
+        storage.beat(run.process_id)
+        assert storage.find_runs("") == (run,)
+
+    def test_a_session_can_begin_at_a_version_above_0(self, storage: Storage) -> None:
+        writer = Writer(storage)
+        for number in range(3):
+            writer.applied({"a": number, "b": None})
+        values = (StoredValue("a", 1, b"2"), StoredValue("b", 4, b"null"))
+        head = _head("", "s", writer.incarnation, version=3)
+        storage.begin_session(head, Snapshot(("a", "b"), values))
+        assert storage.find_sessions("") == (replace(head, snapshot_version=3),)
+        assert storage.changes("", "s") == ()
+        assert list(rebuilt(storage.load("", "s")).items()) == [("a", 2), ("b", None)]
+        assert storage.load("", "s", known=Known(writer.incarnation, 2)) == storage.load("", "s")
+        _assert_kept(storage, writer, oldest=3)
+        for number in range(3, 40):
+            writer.commit({"a": number, "b": None, f"k{number % 3}": 1}, snapshot=number % 5 == 0)
+        _assert_kept(storage, writer, oldest=3)
+        assert storage.check() == ()
+        assert storage.prune_session("", "s", 3) > 30
+        assert rebuilt(storage.load("", "s")) == writer.states[-1]
+        storage.delete_session("", "s")
+        assert storage.check() == ()
+
+    def test_a_session_can_begin_empty(self, storage: Storage) -> None:
+        storage.begin_session(_head("ann", "s", "i", version=7), Snapshot((), ()))
+        assert rebuilt(storage.load("ann", "s")) == {}
+        commit = Commit("ann", "s", "c", 7, "i", "C", b'[{"op":"add","path":"a","value":1}]')
+        assert storage.commit(commit) == 8
+        assert storage.commit(commit) == 8, "repeated, it is recognised"
+        assert rebuilt(storage.load("ann", "s")) == {"a": 1}
+        assert storage.check() == ()
+
+    def test_a_session_does_not_begin_where_one_is_nor_without_its_values(self, storage: Storage) -> None:
+        writer = Writer(storage)
+        writer.commit({"a": 1}, snapshot=True)
+        before = everything(storage, "")
+        with raises(errors.SessionExists):
+            storage.begin_session(_head("", "s", writer.incarnation, version=5), Snapshot((), ()))
+        with raises(errors.InvalidInput):
+            storage.begin_session(_head("", "t", "i", version=0), Snapshot((), ()))
+        with raises(errors.InvalidInput):
+            storage.begin_session(_head("", "t", "i"), Snapshot(("a",), ()))
+        assert everything(storage, "") == before
+        assert storage.check() == ()
+
+    def test_a_session_does_not_begin_while_somebody_holds_it(self, storage: Storage) -> None:
+        with adjustable_clock() as hands:
+            storage.claim_lease(claim_of("x", is_exclusive=True))
+            with raises(errors.SessionBusy):
+                storage.begin_session(_head("", "s", "i"), Snapshot((), ()))
+            hands.time += 10.1
+            storage.begin_session(_head("", "s", "i"), Snapshot((), ()))
+            with raises(errors.LeaseLost):
+                storage.commit(Commit("", "s", "c", 1, "i", "C", b"[]", lease_id="x"))
+        assert storage.check() == ()
 
     # Leases
 

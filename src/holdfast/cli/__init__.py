@@ -24,7 +24,7 @@ __all__ = ["main"]
 COMMANDS: Final = {
     "quickstart": "Research TOPIC, write a post about it, and find it again on the next call.",
     "run": "Run a workflow: file.py:Class or package.module:Class.",
-    "sessions": "List, show, compare, export, import and delete sessions.",
+    "sessions": "List, show, compare, mend, copy, export, import and delete sessions.",
     "runs": "List runs and show one.",
     "doctor": "Check the installation, the database and the model configuration.",
 }

@@ -1,7 +1,8 @@
 """Which database a command works on, and the sessions in it.
 
 Rules that must stay true:
-- a database is opened for reading only if it exists; only `run`, `quickstart` and `sessions import` make one;
+- a database is opened for reading only if it exists; only `run`, `quickstart`, `sessions import` and
+  `sessions copy` make one;
 - the database is named on stderr, so that nobody reads one and believes it to be another; a password never is.
 """
 
@@ -188,7 +189,7 @@ class Database:
 
 
 @contextmanager
-def opened(db: str | None, table: str | None = None, user_id: str | None = None) -> Iterator[Database]:
+def opened(db: str | None = None, table: str | None = None, user_id: str | None = None) -> Iterator[Database]:
     """Open an existing database and close it at the end.
 
     Raises:

@@ -14,6 +14,7 @@ from holdfast.errors import (
     InvalidInput,
     RunNotFound,
     SessionDeleted,
+    SessionDiffers,
     SessionExists,
     SessionNotFound,
     StateError,
@@ -34,6 +35,10 @@ class DamageFound(HoldfastError):
     import them into a new one."""
 
 
+class NotCopied(HoldfastError):
+    """{count} were not copied, for the reasons above. All others were."""
+
+
 class ConfigurationProblem(HoldfastError):
     """{count} with the configuration, listed above with what to write instead."""
 
@@ -50,6 +55,8 @@ _STATUS: Final[tuple[tuple[type[HoldfastError], int], ...]] = (
     (DamageFound, 6),
     (ConfigurationProblem, 6),
     (StateError, 5),
+    (SessionDiffers, 5),
+    (NotCopied, 5),
     (StorageError, 4),
 )
 

@@ -6,6 +6,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, Final
 
 import click
@@ -31,11 +32,13 @@ from holdfast.display import display
 from holdfast.errors import InvalidInput, RunNotFound
 from holdfast.patch import decode_patch
 from holdfast.records import Run, RunStatus
+from holdfast.refused import applied_version
 
 SHOWN_IDS: Final = 5
 """Ids that are listed where several begin as the one that was asked for."""
 
 _COLOURS: Final = {
+    RunStatus.waiting: "cyan",
     RunStatus.running: "blue",
     RunStatus.completed: "green",
     RunStatus.failed: "red",
@@ -128,26 +131,33 @@ def show(run_id: str, db: str | None, table: str | None, user_id: str | None, as
     """Show one run with its input, its output and its error. The beginning of its id is enough."""
     with opened(db, table, user_id) as database:
         table_name, run = one_run(database, run_id)
+        storage = next(storage for storage in database.storages if storage.table_name == table_name)
+        applied = applied_version(storage, run)
     if as_json:
         shown = described(table_name, run)
         shown |= {"input": encoded(run.input), "output": encoded(run.output)}
         shown["traceback"] = run.error.traceback if run.error else None
-        shown["refused_patch"] = encoded(run.refused_patch)
-        print_exact(shown)
-    else:
-        _print_run(run)
+        shown |= {"refused_patch": encoded(run.refused_patch), "refused_version": run.refused_version}
+        print_exact(shown | {"applied_version": applied})
+        return
+    _print_run(run)
+    if run.refused_patch is not None:
+        _print_refused(run.refused_patch, run.refused_version, applied)
+        if applied is None and run.refused_version is not None:
+            click.echo(click.style("apply them: ", bold=True) + apply_command(run, db=database.where, table=table_name))
 
 
-def one_run(database: Database, prefix: str) -> tuple[str, Run]:
-    """The run of that id, else the only one whose id begins so, with its table.
+def one_run(database: Database, prefix: str, *, session_id: str | None = None) -> tuple[str, Run]:
+    """The run of that id, else the only one whose id begins so, with its table; of one session if that is named.
 
     Raises:
         RunNotFound: there is none.
         InvalidInput: several ids begin so.
     """
-    if exact := database.runs(run_id=prefix):
+    if exact := database.runs(session_id=session_id, run_id=prefix):
         return exact[0]
-    found = [(table, run) for table, run in database.runs() if prefix and run.run_id.startswith(prefix)]
+    known = database.runs(session_id=session_id) if prefix else []
+    found = [(table, run) for table, run in known if run.run_id.startswith(prefix)]
     if not found:
         raise RunNotFound(run_id=prefix, where=database.where)
     if len(found) > 1:
@@ -180,7 +190,17 @@ def _print_run(run: Run) -> None:
     if run.error is not None:
         click.secho(printable(f"{run.error.type}: {run.error.message}", lines=True), fg="red")
         click.echo(printable(run.error.traceback, lines=True))
-    if run.refused_patch is not None:
-        click.secho("refused changes:", bold=True)
-        for line in changes.lines(decode_patch(run.refused_patch)):
-            click.echo(line)
+
+
+def _print_refused(refused: bytes, version: int | None, applied: int | None) -> None:
+    made = "" if version is None else f", made from version {version}"
+    since = "" if applied is None else f" and applied as version {applied}"
+    click.secho(f"refused changes{made}{since}:", bold=True)
+    for line in changes.lines(decode_patch(refused)):
+        click.echo(line)
+
+
+def apply_command(run: Run, *, db: str, table: str) -> str:
+    """The command that applies what a run was refused."""
+    words = ["holdfast", "sessions", "apply", run.session_id, run.run_id, "--db", db, "--table", table]
+    return printable(shlex.join([*words, "--user-id", run.owner]))

@@ -7,13 +7,13 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
-from holdfast.cli import changes, transfer
+from holdfast.cli import applying, changes, copying, transfer
+from holdfast.cli.asking import confirm
 from holdfast.cli.database import Located, narrowing_options, opened, writable, writing_options
 from holdfast.cli.output import (
     cut,
@@ -36,7 +36,7 @@ from holdfast.workflow import check_id
 
 @click.group("sessions")
 def command() -> None:
-    """List, show, compare, export, import and delete sessions."""
+    """List, show, compare, mend, copy, export, import and delete sessions."""
 
 
 def described(located: Located) -> dict[str, Any]:
@@ -292,15 +292,5 @@ def import_session(
         click.echo(f"imported {printable(target)} at version {version}")
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Ask before something that cannot be undone.
-
-    Raises:
-        click.UsageError: nobody can be asked and `--yes` was not given.
-        click.Abort: the answer was no.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError("This cannot be undone; give --yes to do it without being asked.")
-    click.confirm(question, abort=True, err=True)
+command.add_command(applying.apply)
+command.add_command(copying.copy)

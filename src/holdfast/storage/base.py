@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from holdfast.errors import InvalidInput
-from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, StoredSession
+from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, Snapshot, StoredSession
 
 INLINE_SIZE = 65_536
 """When all values of a session together have at most so many bytes, `load` returns them with their data; of a larger
@@ -98,7 +98,7 @@ class Storage(Protocol):
         become the listing of that version: each with its value in the snapshot or, without one, with what the
         session's newest listing has for it, whoever wrote that; and history is thinned and pruned as `keep_history`
         says. With a run, its record is written (inserted or replaced) in the same transaction, and the process is
-        marked alive.
+        marked alive. A commit that says when it was made counts as made then, and marks no process alive.
 
         Without a patch the session stays at its version, which is returned (0 for none), whatever it is; with a
         base above 0 the session must still be there.
@@ -114,6 +114,21 @@ class Storage(Protocol):
                 for; nothing was written.
             StorageBusy: not begun in time; nothing was written.
             OutcomeUnknown: the backend broke off during the commit; the same commit may be repeated.
+        """
+        ...
+
+    def begin_session(self, info: SessionInfo, snapshot: Snapshot) -> None:
+        """Create a session whose history begins at version `info.version`, above 0: a copy of one that has forgotten
+        what was before. The next commit is made on top of it.
+
+        Args:
+            info: its head; whatever `info.snapshot_version` says, it becomes `info.version`.
+            snapshot: all values of that version.
+
+        Raises:
+            SessionExists: there is one of that id.
+            SessionBusy: somebody holds the session exclusively.
+            InvalidInput: the version is not above 0, or the snapshot does not say what one of its names stands for.
         """
         ...
 

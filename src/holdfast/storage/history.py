@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from holdfast import clock
 from holdfast.errors import InvalidInput
+from holdfast.records import SessionInfo
 from holdfast.storage.base import KeepHistory
 
 
@@ -32,6 +33,16 @@ def valid_keep_history(keep: KeepHistory) -> KeepHistory:
     if isinstance(keep, int) and not isinstance(keep, bool) and keep >= 1:
         return keep
     raise InvalidInput("keep_history must be a number of versions from 1, a positive timedelta, or None for all.")
+
+
+def require_beginning(info: SessionInfo) -> None:
+    """Refuse a head that no history can begin with.
+
+    Raises:
+        InvalidInput: its version is not above 0.
+    """
+    if info.version < 1:
+        raise InvalidInput("A session that begins without its first changes begins at a version above 0.")
 
 
 def superfluous(snapshots: Sequence[int], first: int) -> list[int]:

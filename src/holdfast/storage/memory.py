@@ -34,6 +34,7 @@ from holdfast.records import (
     Known,
     Run,
     SessionInfo,
+    Snapshot,
     StoredSession,
     StoredValue,
 )
@@ -169,24 +170,37 @@ class MemoryStorage:
                 raise SessionDeleted(session_id=commit.session_id)
             version = session.info.version if session else 0
         else:
-            self._require_lease(commit)
+            self._require_lease(key, commit.lease_id)
             version = commit.base + 1
             self._sessions[key] = self._advanced(session, commit, commit.patch)
             if commit.releases:
                 self._release(key, commit.lease_id)
         if commit.run is not None:
             self._runs[(*key, commit.run.run_id)] = commit.run
-            self._beats[commit.run.process_id] = clock.now()
+            if commit.created_at is None:
+                self._beats[commit.run.process_id] = clock.now()
         return version
 
-    def _require_lease(self, commit: Commit) -> None:
-        queue = self._queues.get((commit.owner, commit.session_id), [])
-        if commit.lease_id:
-            leasing.require_first(queue, commit.lease_id, commit.session_id)
+    def _require_lease(self, key: tuple[str, str], lease_id: str) -> None:
+        queue = self._queues.get(key, [])
+        if lease_id:
+            leasing.require_first(queue, lease_id, key[1])
         elif queue and queue[0].is_exclusive:
             if queue[0].expires_at > clock.now():
-                raise SessionBusy(session_id=commit.session_id, holder="a transaction", seconds=0)
+                raise SessionBusy(session_id=key[1], holder="a transaction", seconds=0)
             del queue[0]
+
+    def begin_session(self, info: SessionInfo, snapshot: Snapshot) -> None:
+        """See `Storage.begin_session`."""
+        history.require_beginning(info)
+        key, version = (info.owner, info.session_id), info.version
+        with self._opened():
+            if key in self._sessions:
+                raise SessionExists(session_id=info.session_id, where=self.where)
+            self._require_lease(key, "")
+            values = [_Value(version, value.data or b"") for value in snapshot.values]
+            listings = {version: following(snapshot, values, {})}
+            self._sessions[key] = _Session(replace(info, snapshot_version=version), {}, listings, version)
 
     def claim_lease(self, claim: Claim) -> int:
         """See `Storage.claim_lease`."""
@@ -206,7 +220,7 @@ class MemoryStorage:
             self._queues[key] = queue
 
     def _advanced(self, session: _Session | None, commit: Commit, patch: bytes) -> _Session:
-        now = clock.now()
+        now = clock.now() if commit.created_at is None else commit.created_at
         if session is None:
             session = _Session(
                 SessionInfo(commit.owner, commit.session_id, commit.incarnation, 0, 0, commit.workflow, now, now)
@@ -347,12 +361,12 @@ def _applied_version(commit: Commit, session: _Session | None) -> int | None:
     Raises:
         SessionDeleted: the session that it is for is gone.
     """
-    if session is not None and session.info.incarnation == commit.incarnation:
-        for change in session.changes.values():
-            if change.commit_id == commit.commit_id and change.version > commit.base:
-                return change.version
-    elif commit.base:
+    if commit.base and (session is None or session.info.incarnation != commit.incarnation):
         raise SessionDeleted(session_id=commit.session_id)
+    # A first commit may have been rebased on a session that another had made, of another incarnation.
+    for change in session.changes.values() if session is not None else ():
+        if change.commit_id == commit.commit_id and change.version > commit.base:
+            return change.version
     return None
 
 

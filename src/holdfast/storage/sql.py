@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from holdfast import clock
 from holdfast.errors import InvalidInput, StorageClosed
-from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, StoredSession
+from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, Snapshot, StoredSession
 from holdfast.storage.base import BEAT_EVERY, KeepHistory, Rebase, valid_limit
 from holdfast.storage.history import valid_keep_history
 from holdfast.storage.queries import Statements, valid_table_name
@@ -121,7 +121,7 @@ class SqlWorkflowStorage:
         beats = self._opened().beats
         process_id = commit.run.process_id if commit.run else ""
         now = clock.now()
-        beat = not 0 <= now - beats.get(process_id, -BEAT_EVERY) < BEAT_EVERY
+        beat = commit.created_at is None and not 0 <= now - beats.get(process_id, -BEAT_EVERY) < BEAT_EVERY
         version = self._write(
             lambda db: writing.commit(db, commit, self._keep, beat=beat, rebase=rebase), is_repeatable=True
         )
@@ -129,6 +129,12 @@ class SqlWorkflowStorage:
             beats[process_id] = now
         # Without an outcome (see Engine.write) the version is the one that it will make, if it can be made.
         return commit.base + (commit.patch is not None) if version is None else version
+
+    def begin_session(self, info: SessionInfo, snapshot: Snapshot) -> None:
+        """See `Storage.begin_session`."""
+        from holdfast.storage import writing
+
+        self._write(lambda db: writing.begin_session(db, info, snapshot))
 
     def claim_lease(self, claim: Claim) -> int:
         """See `Storage.claim_lease`."""
@@ -140,14 +146,16 @@ class SqlWorkflowStorage:
             is_one_statement=True,  # nearly: the time is asked for as well, and belongs to no snapshot
         )
         if ahead is None:
-            ahead = self._write(lambda db: writing.claim_lease(db, claim), is_repeatable=True)
+            ahead = self._write(lambda db: writing.claim_lease(db, claim), is_repeatable=True, outlives_power=False)
         return 0 if ahead is None else ahead
 
     def release_lease(self, owner: str, session_id: str, lease_id: str) -> None:
         """See `Storage.release_lease`."""
         from holdfast.storage import writing
 
-        self._write(lambda db: writing.release_lease(db, owner, session_id, lease_id), is_repeatable=True)
+        self._write(
+            lambda db: writing.release_lease(db, owner, session_id, lease_id), is_repeatable=True, outlives_power=False
+        )
 
     def beat(self, process_id: str, *, stopped: bool = False) -> None:
         """See `Storage.beat`."""
@@ -240,14 +248,18 @@ class SqlWorkflowStorage:
             is_one_statement=is_one_statement,
         )
 
-    def _write(self, work: Callable[[Statements], T], *, is_repeatable: bool = False) -> T | None:
+    def _write(
+        self, work: Callable[[Statements], T], *, is_repeatable: bool = False, outlives_power: bool = True
+    ) -> T | None:
+        # What says who lives and who holds a session need not outlive a loss of power: it ends the holders as well,
+        # or (on a server) the commit of a holder whose lease was lost is refused.
         engine = self._opened()
         statements, table, where, remembered = engine.statements, self.table_name, self.where, self._remembered
         return engine.write(
             lambda connection: work(statements(connection, table, where, remembered)),
             table=self.table_name,
             timeout=self.lock_timeout,
-            is_durable=self._is_durable,
+            is_durable=self._is_durable and outlives_power,
             failures=self._failures,
             is_repeatable=is_repeatable,
         )

@@ -60,9 +60,23 @@ def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool, reb
     return version
 
 
+def begin_session(db: Statements, info: SessionInfo, snapshot: Snapshot) -> None:
+    """See `Storage.begin_session`."""
+    history.require_beginning(info)
+    before = reading.find_head_or_place(db, info.owner, info.session_id, to_change=True)
+    first = Commit(info.owner, info.session_id, "", 0, info.incarnation, info.workflow, b"")
+    lease = "" if before is not None and before.info.version else _lease_after(db, first, before)
+    head = rows.Head(replace(info, snapshot_version=0), info.version, lease)
+    is_there = before is not None and before.info.version
+    if is_there or (before is None and not db.put("insert_head", head.row())):
+        raise SessionExists(session_id=info.session_id, where=db.where)
+    head = _store_snapshot(db, head, snapshot)
+    db.send("put_head", head.row())
+
+
 def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase | None) -> tuple[int, bool]:
     """Make the next version, and say which that is; or the one that the commit made before, and that it is not new."""
-    now = clock.now()
+    now = clock.now() if commit.created_at is None else commit.created_at
     head = None if commit.snapshot or commit.releases else _head_from_memory(db, commit, now)
     is_remembered = is_written = head is not None
     if head is None:
@@ -159,13 +173,12 @@ def _applied_version(db: Statements, commit: Commit, info: SessionInfo) -> int |
     Raises:
         SessionDeleted: the session that it is for is gone.
     """
-    if info.incarnation == commit.incarnation:
-        key = {"owner": commit.owner, "session_id": commit.session_id}
-        found = db.one("find_commit", **key, base=commit.base, commit_id=commit.commit_id)
-        return None if found is None else int(found[0])
-    if commit.base:
+    if commit.base and info.incarnation != commit.incarnation:
         raise SessionDeleted(session_id=commit.session_id)
-    return None
+    # A first commit may have been rebased on a session that another had made, of another incarnation.
+    key = {"owner": commit.owner, "session_id": commit.session_id}
+    found = db.one("find_commit", **key, base=commit.base, commit_id=commit.commit_id)
+    return None if found is None else int(found[0])
 
 
 def _rebased(db: Statements, commit: Commit, before: rows.Head, rebase: Rebase | None) -> Commit:
