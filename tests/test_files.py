@@ -378,7 +378,7 @@ def test_table_names_keep_their_sessions_apart(file: Path) -> None:
 AS_NOBODY = """
 import os, sys
 from holdfast.errors import HoldfastError
-from holdfast.storage import reading, registry, writing
+from holdfast.storage import engine, reading, registry, writing
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.testing import Writer
 if os.getuid() == 0:

@@ -181,8 +181,7 @@ class StorageFull(StorageError):
 
 
 class StorageReadOnly(StorageError):
-    """{where} cannot be written: {reason}. Check the permissions of the file and of its folder, or those of the
-    database user."""
+    """{where} cannot be written: {reason}. Check the permissions of the file, its folder or the database user."""
 
 
 class StorageUnavailable(StorageError):

@@ -102,12 +102,17 @@ class Pool(Generic[C]):
         """
         loan: Loan[C] = Loan()
         block = Block()
+        is_whole = False
         try:
             self._admit(loan, block, deadline)
             loan.connection = self._reused() or self._connect(max(deadline - time.monotonic(), 0))
             yield loan.connection
+            is_whole = True
+        except Exception:
+            is_whole = True
+            raise
         finally:
-            self._give_back(loan)
+            self._give_back(loan, is_whole=is_whole)
 
     def pause(self) -> None:
         """Lend nothing until `resume`."""
@@ -179,13 +184,14 @@ class Pool(Generic[C]):
             connection.close()
         return None
 
-    def _give_back(self, loan: Loan[C]) -> None:
+    def _give_back(self, loan: Loan[C], *, is_whole: bool) -> None:
+        """End a loan; a connection whose use was interrupted in the middle of anything is not used again."""
         connection, loan.connection = loan.connection, None
         if id(loan) not in self._loans:  # it was never admitted, or this is a forked child
             return
         try:
             if connection is not None:
-                if self._is_reusable(connection) and not self.is_closed and not _process_ends():
+                if is_whole and self._is_reusable(connection) and not self.is_closed and not _process_ends():
                     self._idle.append((connection, time.monotonic()))
                 else:
                     connection.close()

@@ -352,9 +352,14 @@ def sending(connection: Connection) -> Iterator[None]:
     connection.line = block.__enter__()
     try:
         yield
-    except BaseException:
+    except Exception:
         connection.line = None
         with suppress(_psycopg().Error):
+            block.__exit__(None, None, None)
+        raise
+    except BaseException:  # the driver was interrupted in the middle of anything
+        connection.close()
+        with suppress(Exception):
             block.__exit__(None, None, None)
         raise
     connection.line = None
