@@ -270,7 +270,7 @@ def formatted_statements(source: str) -> list[str]:
 EXCEPTIONS = {
     "f'PRAGMA page_size = {_PAGE_SIZE}'": "a constant",
     "f'PRAGMA wal_autocheckpoint = {_LOG_SIZE // page_size}'": "a number of our own",
-    "'; '.join([begin, *(f'SET LOCAL {name} = {value}' for name, value in settings.items())])": "our own words, numbers",
+    "'; '.join([begin, *(f'SET LOCAL {name} = {value}' for name, value in settings.items())])": "our own words",
     "f'SELECT {words}'": "as many `set_config(%s, %s, true)` as there are settings",
     "f'PRAGMA table_info({table})'": "the name of a table of our own",
     "f\"PRAGMA synchronous = {('FULL' if is_durable else 'NORMAL')}\"": "one of two words",
