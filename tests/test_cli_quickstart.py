@@ -73,8 +73,9 @@ class TestQuickstart:
         assert found[1]["saved"]["tokens"] == found[2]["saved"]["tokens"] > 0
 
     def test_an_error_of_ours_ends_with_its_own_status(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def conflict(*_: object) -> int:
-            raise StateConflict(session_id="quickstart", base=0, current=1, run_id="r")
+        def conflict(*_: object, **__: object) -> int:
+            facts = {"base": 1, "ours": 2, "theirs": 3, "base_version": 0, "current_version": 1}
+            raise StateConflict(session_id="quickstart", path="session_state['n']", **facts)
 
         monkeypatch.setattr(SqlWorkflowStorage, "commit", conflict)
         assert holdfast("quickstart").exit_code == 5

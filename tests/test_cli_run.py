@@ -150,7 +150,9 @@ class TestRun:
         assert result.exit_code == 5
         (run,) = as_json("runs", "list", "--session-id", "t")
         assert as_json("runs", "show", run["run_id"])["refused_patch"] == [{"op": "add", "path": "/n", "value": 1}]
-        assert "refused changes:\n  + n  1" in ok("runs", "show", run["run_id"])
+        shown = ok("runs", "show", run["run_id"])
+        assert "refused changes, made from version 0:\n  + n  1" in shown
+        assert f"holdfast sessions apply t {run['run_id']}" in shown
 
     def test_stored_text_cannot_steer_the_terminal(self) -> None:
         assert ok("run", "work.py:Notes", "--note", "\x1b[31mred") == "\\x1b[31mred\n1 notes\n"

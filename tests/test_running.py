@@ -172,7 +172,7 @@ def test_a_cancelled_task_commits_before_the_cancellation_goes_on(storage: Stora
 
 def test_a_timeout_around_an_async_run_commits_as_well(storage: Storage) -> None:
     async def main() -> None:
-        async with asyncio.timeout(0.05):
+        async with asyncio.timeout(0.5):  # enough to begin, on a busy machine too
             await WaitingOnce(session_id="s", storage=storage).run()
 
     with pytest.raises(TimeoutError):
