@@ -60,6 +60,7 @@ CONTESTANTS = (
     Contestant("raw insert behind a lock file", "floor", "GatedSqliteInserts", _SQLITE),
     Contestant(report.FLOOR, "floor", "PostgresInserts", ("PostgreSQL",), packages=("psycopg",)),
     Contestant("raw insert, autocommit", "floor", "AutocommittedPostgresInserts", ("PostgreSQL",)),
+    Contestant(report.COMMIT, "holdfast", "Commits", _ALL),
     Contestant(report.APPEND, "holdfast", "Appends", _ALL, packages=("holdfast",)),
     Contestant(report.TRANSACTION, "holdfast", "Transactions", _ALL),
     Contestant("Agno: append", "agno", "Appends", _DURABLE, "agno", ("agno", "sqlalchemy", "psycopg")),

@@ -16,8 +16,10 @@ HOT, OWN, MANY = "one hot session", "a session for each process", "100 sessions 
 WORKLOADS = (HOT, OWN, MANY)
 
 FLOOR = "raw insert"
-APPEND = "**Holdfast: append**"
-TRANSACTION = "**Holdfast: transaction**"
+COMMIT = "**Holdfast: commit**"
+APPEND = "**Holdfast: run that appends**"
+TRANSACTION = "**Holdfast: run with a transaction**"
+OURS = (COMMIT, APPEND, TRANSACTION)
 
 RATIO_GOAL = 0.5
 """Of the floor's throughput."""
@@ -146,7 +148,9 @@ Written by `{command}` in {facts.duration / 60:.1f} minutes; `make bench-content
   They last {seconds}.
   Each begins with an empty database and sessions of one item, in processes that run already and begin together.
 - An operation appends an item of about 200 bytes to a list in the session, or, for a transaction, increments a
-  counter. The floor inserts the same item as a row and reads nothing. Whoever is faster ends with a longer list: its
+  counter. The floor inserts the same item as a row and reads nothing. For Holdfast that is once a commit to the
+  storage alone, and once a whole run: the session is loaded, `run()` is called, its changes are found, merged and
+  committed, and the run is recorded with its input, output and times. Whoever is faster ends with a longer list: its
   length is shown.
 - Commits are those that were acknowledged, the median of the rounds; behind them the slowest and the fastest round.
   Times are of all operations of all rounds, failed ones included. Nobody can wait for longer than a round lasts.
@@ -175,7 +179,7 @@ def _found(cells: Iterable[Cell], name: str, *setting: object) -> Cell | None:
 
 def _ratios(cells: Sequence[Cell], counts: Sequence[int], workload: str, database: str) -> list[list[str]]:
     rows = []
-    for name in (APPEND, TRANSACTION):
+    for name in OURS:
         row = [f"{workload}, {database}: {name.strip('*').removeprefix('Holdfast: ')}"]
         for count in counts:
             ours = _found(cells, name, workload, database, count)
@@ -188,7 +192,7 @@ def _ratios(cells: Sequence[Cell], counts: Sequence[int], workload: str, databas
 
 def _waits(cells: Sequence[Cell], counts: Sequence[int], workload: str, database: str) -> list[list[str]]:
     rows = []
-    for name in (APPEND, TRANSACTION):
+    for name in OURS:
         found = [_found(cells, name, workload, database, count) for count in counts]
         shown = [f"{cell.took(0.99):.0f} ms" if cell else "" for cell in found]
         rows.append([f"{workload}, {database}: {name.strip('*').removeprefix('Holdfast: ')}", *shown])
@@ -196,7 +200,7 @@ def _waits(cells: Sequence[Cell], counts: Sequence[int], workload: str, database
 
 
 def _kept_by_us(cells: Sequence[Cell], count: int) -> str:
-    ours = [cell for cell in cells if cell.name in (APPEND, TRANSACTION) and cell.setting.processes == count]
+    ours = [cell for cell in cells if cell.name in OURS and cell.setting.processes == count]
     expected, kept = sum(cell.total("acknowledged") for cell in ours), sum(cell.total("kept") for cell in ours)
     surplus = sum(cell.total("surplus") for cell in ours)
     return f"{kept:,} of {expected:,}" + (f", {surplus} too many" if surplus else "")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Any
 
 from contestants import Target
-from holdfast import SqlWorkflowStorage, Workflow
+from holdfast import SqlWorkflowStorage, Workflow, clock
+from holdfast.operations import Operation, encode_patch
+from holdfast.records import Change, Commit, SessionInfo
 
 
 class Appending(Workflow):
@@ -38,6 +42,30 @@ class Appends:
 
     def close(self) -> None:
         self.storage.close()
+
+
+class Commits(Appends):
+    """A commit of one encoded item to the storage, rebased when others were faster, without a workflow around it."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._known: dict[str, tuple[str, int]] = {}
+
+    def append(self, session: str, item: dict[str, Any]) -> None:
+        if session not in self._known:
+            stored = self.storage.load("", session)
+            if stored is None:
+                super().append(session, item)
+                return
+            self._known[session] = stored.info.incarnation, stored.info.version
+        incarnation, version = self._known[session]
+        patch = encode_patch([Operation("add", ("items", "-"), json.dumps(item).encode())])
+        commit = Commit("", session, clock.new_id(), version, incarnation, "Commits", patch)
+
+        def rebase(info: SessionInfo, _: tuple[Change, ...]) -> Commit:
+            return dataclasses.replace(commit, base=info.version)
+
+        self._known[session] = incarnation, self.storage.commit(commit, rebase=rebase)
 
 
 class Transactions(Appends):
