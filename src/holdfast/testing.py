@@ -694,6 +694,13 @@ class StorageConformance:
         assert rebuilt(storage.load("", "s")) == {"a": 2}
         assert storage.check() == ()
 
+    def test_a_session_that_is_held_and_not_stored_cannot_be_deleted(self, storage: Storage) -> None:
+        storage.claim_lease(claim_of("x", is_exclusive=True))
+        with raises(errors.SessionNotFound):
+            storage.delete_session("", "s")
+        with raises(errors.SessionBusy):
+            Writer(storage).commit({"a": 1})
+
     def test_a_session_that_was_held_and_never_stored_leaves_nothing(self, storage: Storage) -> None:
         storage.claim_lease(claim_of("x", is_exclusive=True))
         storage.release_lease("", "s", "x")

@@ -366,11 +366,13 @@ def delete_session(db: Statements, owner: str, session_id: str) -> None:
     """See `Storage.delete_session`. Runs of a session that never got a version count as the session, and what is
     left of a damaged one is deleted too."""
     key = {"owner": owner, "session_id": session_id}
-    deleted = db.change("delete_head", **key)
     placeholder = rows.Head(SessionInfo(owner, session_id, "", 0, 0, "", 0.0, 0.0)).row()
-    while not deleted and not db.put("insert_head", placeholder):  # somebody made the session in between
-        deleted = db.change("delete_head", **key)
-    is_headless = not deleted
+    row = db.one("find_head_to_change", **key)  # as it is, for it may be damaged
+    while row is None and not db.put("insert_head", placeholder):  # somebody made the session in between
+        row = db.one("find_head_to_change", **key)
+    is_headless = row is None
+    # A head of version 0 says only who holds a session that is not stored yet, and stays his.
+    deleted = db.change("delete_head", **key) if row is not None and row[3] != 0 else 0
     deleted += db.change("delete_runs", **key)
     deleted += db.change("delete_patches", **key, upto=NO_LIMIT)
     deleted += db.change("delete_snapshots", **key, since=0, upto=NO_LIMIT)
