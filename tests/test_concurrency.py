@@ -740,3 +740,24 @@ def test_a_change_inside_of_a_value_whose_old_version_is_forgotten_is_a_conflict
         with pytest.raises(StateConflict) as caught:
             workflow.write_to_storage()
         assert (caught.value.ours, caught.value.theirs) == ("mine", ["c" * 70_000, "theirs"])
+
+
+def test_a_waiting_run_that_nobody_goes_on_with_does_not_come_to_hold_the_session(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.leases.LEASE_SECONDS", 0.5)
+    first = queueing(storage).run("first")
+    next(first)
+    left_alone = queueing(storage).run("left alone", stream_events=True)
+    assert next(left_alone).event is RunEvent.run_paused
+    list(first)
+    assert [response.content for response in queueing(storage).run("third")] == ["third"]
+    assert [response.content for response in left_alone if response.content] == ["left alone"]
+    assert [entry.split(" ")[0] for entry in stored(storage)["log"]] == [
+        "first",
+        "first",
+        "third",
+        "third",
+        "left",
+        "left",
+    ]

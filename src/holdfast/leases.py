@@ -71,7 +71,8 @@ class Lease:
             self.claimed_at = clock.monotonic()
             ahead = self.storage.claim_lease(claim)
             self.is_held = ahead == 0
-            if not self.is_renewed:
+            # Who waits renews its place by asking for it; one that does not ask any more must not come to hold it.
+            if self.is_held and not self.is_renewed:
                 self.is_renewed = True
                 heartbeat().hold(self)
             return ahead
