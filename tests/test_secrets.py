@@ -358,6 +358,15 @@ def test_the_command_does_not_tell_the_password_in_a_url(
         assert CANARY not in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("url", ["mysql://me:CANARY@host/db", "postgresql://me:CANARY@127.0.0.1:1/db"])
+def test_a_copy_does_not_tell_the_password_of_where_it_goes(url: str, default_storage: SqlWorkflowStorage) -> None:
+    Keeping(session_id="s", storage=default_storage).run("x")
+    result = holdfast("sessions", "copy", "--from", "holdfast.db", "--to", url.replace("CANARY", CANARY))
+    assert result.exit_code != 0
+    assert "copying to: " in result.stderr
+    assert CANARY not in result.stdout + result.stderr
+
+
 # What must be noticed
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from holdfast.cli.database import Database, opened, storage_at
+from holdfast.cli.database import Database, opened, shown, storage_at
 from holdfast.cli.exit_status import DamageFound, NotCopied
 from holdfast.cli.output import json_option, note, print_json, print_table, printable
 from holdfast.copying import Copied, copy_session
@@ -76,7 +76,7 @@ def copy(
     """
     results: list[tuple[_Named, Result]] = []
     with opened(db, table, user_id) as database:
-        note(f"copying to: {to}")
+        note(f"copying to: {shown(to)}")
         found = _named(database, session_ids)
         for storage in database.storages:
             with closing(storage_at(to, storage.table_name)) as target:
