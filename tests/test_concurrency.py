@@ -6,6 +6,8 @@ import asyncio
 import copy
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -761,3 +763,42 @@ def test_a_waiting_run_that_nobody_goes_on_with_does_not_come_to_hold_the_sessio
         "left",
         "left",
     ]
+
+
+INCREMENTS = """if True:
+    import sys
+    from holdfast import SqlWorkflowStorage, Workflow
+    class Counting(Workflow):
+        def run(self):
+            with self.transaction() as state:
+                state["n"] += 1
+            self.session_state.setdefault("log", []).append(sys.argv[2])
+    storage = SqlWorkflowStorage(db_url=sys.argv[1])
+    for _ in range(int(sys.argv[3])):
+        Counting(session_id="s", storage=storage).run()
+    storage.close()
+"""
+
+
+def increment_in_processes(storage: SqlWorkflowStorage, processes: int, times: int) -> None:
+    doing(storage).run(lambda s: s.update(n=0, log=[]))
+    words = [sys.executable, "-c", INCREMENTS, storage.url]
+    running = [subprocess.Popen([*words, str(number), str(times)]) for number in range(processes)]
+    assert [process.wait(timeout=600) for process in running] == [0] * processes
+    state = stored(storage)
+    assert state["n"] == processes * times
+    assert sorted(state["log"]) == sorted(str(number) for number in range(processes) for _ in range(times))
+    assert storage.check() == ()
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "postgres"], indirect=True)
+def test_processes_that_increment_and_append_lose_nothing(storage: SqlWorkflowStorage) -> None:
+    increment_in_processes(storage, 4, 15)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("storage", ["sqlite", "postgres"], indirect=True)
+def test_eight_processes_that_increment_five_hundred_times_each_count_to_four_thousand(
+    storage: SqlWorkflowStorage,
+) -> None:
+    increment_in_processes(storage, 8, 500)
