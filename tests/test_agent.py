@@ -199,7 +199,7 @@ class TestAStream:
         responses = agent.run("hello", stream=True)
         assert next(responses).content == "one "
         responses.close()
-        assert server.left.wait(20)
+        assert server.left.wait(60)
         assert agent.run_response is None
 
     def test_cancels_the_model_call_when_it_is_dropped(self, agent: Agent, server: OpenAIServer) -> None:
@@ -208,7 +208,7 @@ class TestAStream:
         next(responses)
         del responses
         gc.collect()
-        assert server.left.wait(20)
+        assert server.left.wait(60)
 
     def test_counts_what_a_cancelled_run_used(self, agent: Agent, server: OpenAIServer) -> None:
         server.answer = lambda request: Answer(text="one two three four", hang=True)
@@ -272,7 +272,7 @@ class TestAnAsyncRun:
             await responses.aclose()
 
         asyncio.run(main())
-        assert server.left.wait(20)
+        assert server.left.wait(60)
 
 
 class TestTools:
