@@ -802,3 +802,20 @@ def test_eight_processes_that_increment_five_hundred_times_each_count_to_four_th
     storage: SqlWorkflowStorage,
 ) -> None:
     increment_in_processes(storage, 8, 500)
+
+
+def test_a_removal_by_others_is_known_as_one_when_more_is_changed_beside_it(storage: Storage) -> None:
+    class Twice(Workflow):
+        def run(self) -> None:
+            inner = self.session_state["d"]
+            inner["a"] = 1
+            doing(storage).run(lambda state: state["d"].pop("x"))
+            self.write_to_storage()
+            inner["b"] = 2
+            doing(storage).run(lambda state: state["d"].update(y=1))
+            self.write_to_storage()
+
+    doing(storage).run(lambda state: state.update(d={"x": 0}))
+    twice = Twice(session_id="s", storage=storage)
+    twice.run()
+    assert twice.session_state == stored(storage) == {"d": {"a": 1, "b": 2, "y": 1}}

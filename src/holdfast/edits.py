@@ -92,6 +92,9 @@ class Gone:
 
     __slots__ = ()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Gone:
+        return self  # it is known by its identity
+
 
 GONE = Gone()
 
