@@ -819,3 +819,20 @@ def test_a_removal_by_others_is_known_as_one_when_more_is_changed_beside_it(stor
     twice = Twice(session_id="s", storage=storage)
     twice.run()
     assert twice.session_state == stored(storage) == {"d": {"a": 1, "b": 2, "y": 1}}
+
+
+def test_what_a_resolver_changes_during_the_last_commit_is_kept_for_the_next(storage: Storage) -> None:
+    def resolver(path: str, base: Any, ours: Any, theirs: Any) -> Any:
+        workflow.session_state["asked"] = path
+        return ours
+
+    workflow = doing(storage, on_conflict=resolver)
+
+    def both(state: Any) -> None:
+        doing(storage).run(lambda other: other.update(n=1, x=1))
+        state["n"] = 2
+
+    workflow.run(both)
+    assert workflow.session_state == {"n": 2, "x": 1, "asked": "session_state['n']"}
+    workflow.write_to_storage()
+    assert stored(storage) == {"n": 2, "x": 1, "asked": "session_state['n']"}

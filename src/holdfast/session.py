@@ -173,10 +173,19 @@ class Session:
             self._settle(self._moved())
 
     def settle(self) -> None:
-        """Bring what others committed, as far as it is known from our own commits, into the live state."""
+        """Bring what others committed, as far as it is known from our own commits, into the live state.
+
+        What another thread, or a resolver, has changed since our last commit stays pending.
+        """
         with self._lock:
-            if not self._here().is_level:
+            if self._here().is_level:
+                return
+            pending = self.collect()
+            if not pending.operations:
                 self._settle(self._here())
+                return
+            with contextlib.suppress(StateConflict):  # the next commit meets it, and says so
+                self._bring_in(self._here(), pending)
 
     def refresh(self) -> None:
         """Bring what others have committed into the live state; what is pending stays so.
@@ -192,17 +201,18 @@ class Session:
             if not pending.operations:
                 self._settle(standing)
                 return
-            if standing.is_level:
-                return
-            attempt = _Attempt(pending, "", Settling(self.on_conflict, self._types), {}, seen=standing.stored.version)
-            settle = attempt.settling.settle
-            with self._refusing(attempt):
-                merged = self._asked(
-                    attempt.settling, lambda: standing.merged(pending, self._values, settle, self._types)
-                )
-            self._refused = None
-            _, after = standing.committed(pending, merged)
-            self._move(after.stored, merged.others, Standing.level(standing.stored))
+            if not standing.is_level:
+                self._bring_in(standing, pending)
+
+    def _bring_in(self, standing: Standing, pending: Pending) -> None:
+        """Bring what others changed into the live state, and keep what is pending."""
+        attempt = _Attempt(pending, "", Settling(self.on_conflict, self._types), {}, seen=standing.stored.version)
+        settle = attempt.settling.settle
+        with self._refusing(attempt):
+            merged = self._asked(attempt.settling, lambda: standing.merged(pending, self._values, settle, self._types))
+        self._refused = None
+        _, after = standing.committed(pending, merged)
+        self._move(after.stored, merged.others, Standing.level(standing.stored))
 
     def restore(self) -> None:
         """Undo in the live state, in place, everything that is not committed, unstorable values included."""
