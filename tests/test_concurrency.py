@@ -836,3 +836,28 @@ def test_what_a_resolver_changes_during_the_last_commit_is_kept_for_the_next(sto
     assert workflow.session_state == {"n": 2, "x": 1, "asked": "session_state['n']"}
     workflow.write_to_storage()
     assert stored(storage) == {"n": 2, "x": 1, "asked": "session_state['n']"}
+
+
+@pytest.mark.parametrize("place", [lambda state: state, lambda state: state["d"]], ids=["top", "member"])
+@pytest.mark.parametrize("wins", ["ours", "theirs"])
+@pytest.mark.parametrize("swaps", ["ours", "theirs"])
+def test_a_key_that_is_settled_to_stay_never_stands_beside_an_equal_one(
+    storage: Storage, place: Callable[[Any], Any], wins: str, swaps: str
+) -> None:
+    def swap(state: Any) -> None:
+        del place(state)[1]
+        place(state)[True] = "swapped"
+
+    def change(state: Any) -> None:
+        place(state)[1] = "changed"
+
+    doing(storage).run(lambda state: state.update(d={}))
+    doing(storage).run(lambda state: place(state).update({1: "old"}))
+    ours, theirs = (swap, change) if swaps == "ours" else (change, swap)
+    workflow = during(
+        storage, theirs, ours, on_conflict=lambda path, base, ours, theirs: ours if wins == "ours" else theirs
+    )
+    expected = {1: "changed"} if wins != swaps else {True: "swapped"}
+    assert same(place(stored(storage))[1], expected[1])
+    assert list(map(type, (key for key in place(stored(storage)) if key == 1))) == [type(next(iter(expected)))]
+    assert workflow.session_state == stored(storage)

@@ -112,6 +112,9 @@ class _Merging:
     def _settle_equal_keys(self, ours: Members, theirs: Members, pairs: dict[str, Pair], path: Where) -> None:
         """Two names can stand for keys that are equal, such as 1 and True; no dict can hold both."""
         mine, other = _new_odd_names(ours), _new_odd_names(theirs)
+        if not mine and not other:
+            return
+        self._drop_equal_to_brought_back(ours, theirs, (mine, other), pairs)
         if not mine or not other:
             return
         keys = {name: self._key_or_name(name) for name in {*mine, *other}}
@@ -120,6 +123,21 @@ class _Merging:
                 if name != their_name and keys[name] == keys[their_name]:
                     overlap = Overlap((*path, name), None, mine[name].value, other[their_name].value)
                     self._place_one(pairs, name, their_name, overlap)
+
+    def _drop_equal_to_brought_back(
+        self, ours: Members, theirs: Members, new: tuple[dict[str, Whole], dict[str, Whole]], pairs: dict[str, Pair]
+    ) -> None:
+        """One side put an equal key in the place of one that was settled to stay: that decides about both."""
+        for name in ours.entries.keys() & theirs.entries.keys():
+            on_ours = pairs[name][1]
+            is_gone = (ours.entries[name] if on_ours is None else on_ours) is GONE
+            if not name.startswith(MARK) or is_gone or (name in new[0] and name in new[1]):
+                continue
+            key = self._key_or_name(name)
+            for side, nothing in ((0, (None, GONE)), (1, (GONE, None))):
+                for equal in new[side]:
+                    if equal != name and self._key_or_name(equal) == key:
+                        pairs[equal] = nothing
 
     def _place_one(self, pairs: dict[str, Pair], name: str, their_name: str, overlap: Overlap) -> None:
         settled = self._settle(overlap)
