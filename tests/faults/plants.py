@@ -21,6 +21,7 @@ from holdfast.session import Session
 from holdfast.storage import leasing, memory, rows, server, writing
 from holdfast.storage.base import Rebase, Storage
 from holdfast.storage.memory import MemoryStorage
+from holdfast.storage.pool import Pool
 from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.storage.writer import Writer
@@ -188,8 +189,14 @@ def unsigned() -> Iterator[None]:
 @contextmanager
 def untidy() -> Iterator[None]:
     """What an interrupt left open is not rolled back, and goes on being used."""
+    give_back = Pool._give_back
+
+    def give_back_all(pool: Pool[Any], loan: Any, *, is_whole: bool) -> None:
+        give_back(pool, loan, is_whole=True)
+
     with (
         mock.patch.object(Writer, "_tidy", Writer._leave),
+        mock.patch.object(Pool, "_give_back", give_back_all),
         mock.patch.object(server, "is_idle", lambda connection: not connection.closed),
     ):
         yield

@@ -33,7 +33,7 @@ class Interrupts(Case):
     unit = "SIGINTs"
     amounts = Amounts(sample=20, full=150, soak=20_000)
     elsewhere = {"PostgreSQL": Amounts(sample=0, full=150, soak=20_000)}
-    plants = {UNTIDY: 10}
+    plants = {UNTIDY: 40}
 
     def round(self, workshop: Workshop, number: int, plant: str | None) -> Round:
         dice = dice_of(self, number)
