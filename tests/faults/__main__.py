@@ -3,7 +3,7 @@
     python -m faults                      what `make faults` runs
     python -m faults --only deaths        the cases whose name contains a word
     python -m faults --markdown           the table as Markdown
-    python -m faults --write PAGE         ... put into a page between its marks
+    python -m faults --write PAGE         ... put into a page between its marks, unless something is wrong
     python -m faults --soak               the long figures, each case for HOLDFAST_SOAK_SECONDS (60) at most
 
 A soak begins with the round that HOLDFAST_SOAK_FROM names, a number for all cases or `case/backend=number,...`, and
@@ -42,11 +42,14 @@ def main() -> int:
     command = "make soak" if options.soak else "make faults"
     whole = table.markdown(results, command, table.machine(os.cpu_count()))
     print(whole if options.markdown else table.text(results))
-    if options.write:
+    is_sound = all(result.is_sound for result in results)
+    if options.write and is_sound:
         table.put_into(options.write, whole)
+    elif options.write:
+        print(f"{options.write} was left as it is: it shows only what holds.")
     if options.soak:
         print("to go on there:", "HOLDFAST_SOAK_FROM=" + ",".join(f"{name_of(r)}={r.following}" for r in results))
-    return 0 if all(result.is_sound for result in results) else 1
+    return 0 if is_sound else 1
 
 
 def examinations(options: argparse.Namespace) -> Iterator[Result]:
