@@ -538,11 +538,107 @@ def test_threads_of_one_object_take_turns_in_transactions(storage: Storage) -> N
     assert stored(storage) == {"n": 20}
 
 
-def test_what_cannot_be_stored_in_a_transaction_is_told_and_the_rest_is_kept(storage: Storage) -> None:
+def test_a_transaction_with_what_cannot_be_stored_commits_nothing(storage: Storage) -> None:
     workflow = doing(storage)
-    with pytest.raises(UnstorableValue, match="bad"), workflow.transaction() as state:
+    workflow.run(lambda s: s.update(good=0))
+    with (
+        pytest.raises(UnstorableValue, match=r"bad(.|\n)*Nothing of this transaction"),
+        workflow.transaction() as state,
+    ):
         state.update(bad=object(), good=1)
-    assert stored(storage) == {"good": 1}
+    assert workflow.session_state == {"good": 0} == stored(storage)
+    workflow.session_state["bad"] = object()
+    with pytest.raises(UnstorableValue, match="was not begun"), workflow.transaction():
+        raise AssertionError("the block was entered")
+    del workflow.session_state["bad"]
+    with workflow.transaction() as state:
+        state["good"] = 2
+    assert stored(storage) == {"good": 2}
+
+
+def test_a_transaction_object_can_be_used_again(storage: Storage) -> None:
+    transaction = doing(storage).transaction()
+    for _ in range(3):
+        with transaction as state:
+            state["n"] = state.get("n", 0) + 1
+    assert stored(storage) == {"n": 3}
+
+
+def test_a_task_made_inside_of_a_transaction_can_open_one_later(storage: Storage) -> None:
+    class Async(Workflow):
+        async def run(self) -> None:
+            begun = asyncio.Event()
+
+            async def later() -> None:
+                await begun.wait()
+                async with self.transaction() as state:
+                    state["later"] = 1
+
+            async with self.transaction() as state:
+                state["first"] = 1
+                task = asyncio.create_task(later())
+                await asyncio.sleep(0)
+            begun.set()
+            await task
+
+    asyncio.run(Async(session_id="s", storage=storage).run())
+    assert stored(storage) == {"first": 1, "later": 1}
+
+
+def test_a_transaction_that_another_thread_ended_is_over_here_too(storage: Storage) -> None:
+    class Yielding(Workflow):
+        def run(self) -> Iterator[int]:
+            with self.transaction() as state:
+                state["half"] = 1
+                yield 1
+
+    workflow = Yielding(session_id="s", storage=storage)
+    responses = workflow.run()
+    next(responses)
+    in_threads(lambda _: responses.close(), 1)
+    with workflow.transaction() as state:
+        state["whole"] = 1
+    assert stored(storage) == {"whole": 1}
+
+
+def test_a_queued_run_that_is_called_from_one_of_the_same_session_is_refused(storage: Storage) -> None:
+    class Nested(Workflow):
+        concurrency = "queue"
+
+        def run(self, session_id: str, deep: bool) -> None:
+            self.session_state["ran"] = True
+            if deep:
+                Nested(session_id=session_id, storage=self.storage).run(session_id, False)
+
+    with pytest.raises(InvalidInput, match="would wait for ever"):
+        Nested(session_id="s", storage=storage).run("s", True)
+    Nested(session_id="s", storage=storage).run("another", True)
+
+
+def test_an_async_resolver_is_refused() -> None:
+    async def later(*values: Any) -> None: ...
+
+    with pytest.raises(InvalidInput, match="not async"):
+        Doing(on_conflict={"n": later})
+
+
+def test_a_slow_resolver_does_not_stop_the_heartbeat(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[str] = []
+    original = storage.beat
+    monkeypatch.setattr("holdfast.heartbeat.BEAT_EVERY", 0.2)
+    monkeypatch.setattr(storage, "beat", lambda process, **given: (beats.append(process), original(process, **given)))
+
+    def slow(path: str, base: Any, ours: Any, theirs: Any) -> Any:
+        del beats[:]
+        deadline = time.monotonic() + 10
+        while not beats and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return ours
+
+    workflow = doing(storage, on_conflict=slow)
+    workflow.run(lambda s: (doing(storage).run(lambda t: t.update(n=1)), s.update(n=2), workflow.write_to_storage()))
+    assert beats
+    assert stored(storage) == {"n": 2}
 
 
 def test_a_transaction_that_lost_its_lease_commits_nothing(storage: Storage) -> None:

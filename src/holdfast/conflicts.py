@@ -71,6 +71,8 @@ def valid_policy(policy: Any) -> Policy:
     """
     choices = list(policy.values()) if isinstance(policy, Mapping) else [policy]
     for choice in choices:
+        if inspect.iscoroutinefunction(choice):
+            raise InvalidInput("on_conflict is a plain function, for it is asked in the middle of a commit; not async")
         if not callable(choice) and choice not in ("raise", "last_write"):
             raise InvalidInput(
                 'on_conflict is "raise", "last_write", a function of (path, base, ours, theirs), or a dict from '

@@ -81,17 +81,21 @@ class StateError(HoldfastError):
 class UnstorableValue(StateError, TypeError):
     """{count} in the session state cannot be stored:
     {listing}
-    All other top-level keys were saved; these keep their last stored value until they are mended."""
+    {outcome}"""
 
     problems: tuple[tuple[str, str], ...]
 
-    def __init__(self, problems: tuple[tuple[str, str], ...]) -> None:
+    def __init__(
+        self,
+        problems: tuple[tuple[str, str], ...],
+        outcome: str = "All other top-level keys were saved; these keep their last stored value until they are mended.",
+    ) -> None:
         shown = problems[:20]
         listing = "\n".join(f"  {path}: {reason}" for path, reason in shown)
         if len(problems) > len(shown):
             listing += f"\n  ... and {len(problems) - len(shown)} more"
         count = "1 value" if len(problems) == 1 else f"{len(problems)} values"
-        super().__init__(problems=problems, listing=listing, count=count)
+        super().__init__(problems=problems, listing=listing, count=count, outcome=outcome)
 
 
 class UndeclaredType(StateError):

@@ -35,7 +35,7 @@ class OpenRun(Protocol):
     opened: float
     recorded: bool
 
-    def record_start(self) -> None: ...
+    def record_start(self) -> bool: ...
     def fail_later(self, error: Exception) -> None: ...
     def abandon(self) -> None: ...
 
@@ -180,10 +180,8 @@ class Heartbeat:
                 if not self._is_due(run):
                     continue  # the beat for another run of this storage was for this one as well
                 try:
-                    if run.recorded:
+                    if run.recorded or not run.record_start():
                         run.storage.beat(self.process_id)
-                    else:
-                        run.record_start()
                     self._beats[run.storage] = clock.monotonic()
                 except Exception as error:  # noqa: BLE001  # the run raises it
                     run.fail_later(error)

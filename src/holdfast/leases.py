@@ -124,8 +124,9 @@ def _require_time(lease: Lease, began: float, timeout: float | None) -> None:
         raise SessionBusy(session_id=lease.session_id, holder="others", seconds=timeout)
 
 
-_inside: ContextVar[frozenset[int]] = ContextVar("holdfast_transactions", default=frozenset())
-"""The sessions whose transaction the code is in, by identity."""
+_inside: ContextVar[tuple[Transaction, ...]] = ContextVar("holdfast_transactions", default=())
+"""The transactions that the code is in. A task keeps what its maker was in, and another thread may end one, so that
+each says itself whether it is still open."""
 
 
 class Transaction:
@@ -142,34 +143,36 @@ class Transaction:
         self._run_lease = run_lease
         self._lease = run_lease or Lease(session)
         self._save = save
+        self._is_open = False
         self._process = process_number()
 
     def __enter__(self) -> SessionState:
         perform(self._entering())
-        self._note(inside=True)
+        self._open()
         return self._session.state
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self._note(inside=False)
+        self._is_open = False
         perform(self._leaving(error))
 
     async def __aenter__(self) -> SessionState:
         await aperform(self._entering())
-        self._note(inside=True)
+        self._open()
         return self._session.state
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        self._note(inside=False)
+        self._is_open = False
         await aperform(self._leaving(error))
 
-    def _note(self, *, inside: bool) -> None:
-        here = {id(self._session)}
-        _inside.set(_inside.get() | here if inside else _inside.get() - here)
+    def _open(self) -> None:
+        self._is_open = True
+        _inside.set((*(outer for outer in _inside.get() if outer._is_open), self))
 
     def _entering(self) -> Flow:
         session = self._session
-        if id(session) in _inside.get():
+        if self._is_open or any(outer._is_open and outer._session is session for outer in _inside.get()):
             raise InvalidInput("A transaction of this session is open already here; one transaction holds no other.")
+        self._lease = self._run_lease or Lease(session)  # each use has a place of its own
         timeout = session.storage.lock_timeout
         deadline = clock.monotonic() + timeout
         while not session.take_for_transaction():  # another thread of this object has it
@@ -190,8 +193,10 @@ class Transaction:
         """Commit what is pending, and start from what is stored; from then on, nobody else changes it."""
         session = self._session
         session.lease_id = self._lease.lease_id
-        self._save(False)
-        session.load()
+        problems = self._save(False)
+        if problems:
+            raise UnstorableValue(problems, "The transaction was not begun; all other top-level keys were saved.")
+        session.refresh()  # keeps what another thread has changed since that commit
         session.is_exclusive = True
 
     def _leaving(self, error: BaseException | None) -> Flow:
@@ -199,7 +204,6 @@ class Transaction:
 
     def _end(self, error: BaseException | None) -> None:
         session = self._session
-        problems: Problems = ()
         if process_number() != self._process:
             if error is None:
                 raise InvalidInput(
@@ -210,20 +214,20 @@ class Transaction:
             if error is not None:
                 session.restore()
             else:
-                problems = self._commit()
+                self._commit()
         finally:
             self._give_up()
-        if problems:
-            raise UnstorableValue(problems)
 
-    def _commit(self) -> Problems:
-        releases = self._run_lease is None
+    def _commit(self) -> None:
+        """Commit the block as a whole, or nothing of it."""
         try:
-            problems = self._save(releases)
+            problems = self._session.collect().problems or self._save(self._run_lease is None)
         except (LeaseLost, SessionBusy):
             self._session.restore()
             raise
-        return problems
+        if problems:
+            self._session.restore()
+            raise UnstorableValue(problems, "Nothing of this transaction was committed, and the state was restored.")
 
     def _give_up(self) -> None:
         session, run_lease = self._session, self._run_lease

@@ -25,7 +25,7 @@ from weakref import ReferenceType
 from holdfast import clock, codec
 from holdfast.declared import Types
 from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store
-from holdfast.errors import LeaseLost, SessionBusy, StateConflict, StorageBusy, UnstorableValue
+from holdfast.errors import InvalidInput, LeaseLost, SessionBusy, StateConflict, StorageBusy, UnstorableValue
 from holdfast.heartbeat import heartbeat
 from holdfast.leases import Lease, acquiring
 from holdfast.metering import Meter, metering
@@ -120,7 +120,19 @@ class ActiveRun:
         return False
 
     def enter(self) -> None:
-        """Take the workflow object, for one run at a time."""
+        """Take the workflow object, for one run at a time.
+
+        Raises:
+            InvalidInput: the run would wait for one that it was called from.
+        """
+        outer = self.outer if self.lease is not None else None
+        while outer is not None:
+            if outer.lease is not None and not outer.ended and outer.session.is_same(self.session):
+                raise InvalidInput(
+                    f"This run of session {self.session.session_id!r} was called from another one of it, for which it "
+                    "would wait for ever: only one of them can have the session to itself."
+                )
+            outer = outer.outer
         self._claim(self)
         self.begun = True
 
@@ -242,12 +254,21 @@ class ActiveRun:
         patches, self._patches = self._patches, []
         return patches
 
-    def record_start(self) -> None:
-        """Record the run as running, unless it has been recorded or has ended meanwhile."""
-        with self._lock:
+    def record_start(self) -> bool:
+        """Record the run as running, unless it has been recorded or has ended meanwhile.
+
+        Returns:
+            Whether that could be found out: not while a commit of the run is under way, which may wait for others.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
             if not self.recorded and not self.ended:
                 self.session.write_run(self._current_record())
                 self.recorded = True
+            return True
+        finally:
+            self._lock.release()
 
     def fail_later(self, error: Exception) -> None:
         """Keep a failure of the heartbeat, to be raised after the next commit."""

@@ -126,6 +126,11 @@ class Session:
         """The newest version that is known."""
         return self._here().stored.version
 
+    def is_same(self, other: Session) -> bool:
+        """Whether another object uses the same session."""
+        is_there = self.storage is other.storage
+        return is_there and (self.owner, self.session_id) == (other.owner, other.session_id)
+
     def start(self) -> None:
         """Begin a run: commit what was changed since the last one, then load what is stored now.
 
