@@ -135,7 +135,7 @@ class TestApply:
         self, default_storage: SqlWorkflowStorage, run_id: str
     ) -> None:
         other = keep(default_storage, "t", {"n": 0})
-        assert holdfast("sessions", "apply", "t", run_id).exit_code == 3
+        assert holdfast("sessions", "apply", "t", run_id).exit_code == 2
         result = holdfast("sessions", "apply", "t", other)
         assert result.exit_code == 2
         assert "was not refused any changes" in result.stderr
@@ -176,3 +176,8 @@ class TestRuns:
         text = ok("runs", "show", "w1")
         assert "status: waiting" in text
         assert "apply them:" not in text, "from which version is not known"
+
+    def test_two_winners_are_one_too_many(self) -> None:
+        result = holdfast("sessions", "apply", "s", "r", "--ours", "--theirs")
+        assert result.exit_code == 2
+        assert "only one of them can win" in result.stderr

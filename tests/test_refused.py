@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from cli import Plain, keep, refused
-from holdfast.errors import ChangesOverlap, InvalidInput, RefusedVersionNotKept, SessionBusy, SessionNotFound
+from holdfast import Workflow
+from holdfast.errors import (
+    ChangesOverlap,
+    InvalidInput,
+    RefusedVersionNotKept,
+    SessionBusy,
+    SessionNotFound,
+    StateConflict,
+)
+from holdfast.merging import Overlap
 from holdfast.records import Claim, Run
 from holdfast.refused import RefusedChanges, Winner, applied_version
 from holdfast.storage.base import Storage
@@ -198,3 +207,34 @@ def test_two_that_apply_it_at_once_make_one_change(storage: Storage) -> None:
         thread.join()
     assert made == [3, 3, 3, 3]
     assert len(storage.changes("", "s")) == 3
+
+
+def test_what_was_refused_over_changes_of_others_is_not_applied_unseen(storage: Storage) -> None:
+    """The run had merged before, so that what it is refused is told as a patch of a version with theirs in it."""
+
+    class Adding(Workflow):
+        def run(self, count: int) -> None:
+            self.session_state["n"] += count
+
+    class Merging(Workflow):
+        def run(self) -> None:
+            before = self.session_state["n"]
+            Adding(session_id="s", storage=self.storage).run(100)
+            self.session_state["m"] = 5
+            self.write_to_storage()
+            self.session_state["n"] = before + 1
+
+    first = Adding(session_id="s", storage=storage, session_state={"n": 0})
+    first.run(0)
+    with pytest.raises(StateConflict):
+        Merging(session_id="s", storage=storage).run()
+    (run,) = [run for run in storage.find_runs("", session_id="s") if run.refused_patch]
+    refused = RefusedChanges(storage, run)
+    (overlap,) = refused.proposal().overlaps
+    assert overlap == Overlap(("n",), b"0", b"1", b"100")
+    with pytest.raises(ChangesOverlap):
+        refused.commit(refused.proposal())
+    with pytest.raises(InvalidInput, match="only be applied as they are"):
+        refused.proposal("theirs")
+    refused.commit(refused.proposal("ours"))
+    assert Adding(session_id="s", storage=storage).session_state == {"n": 1, "m": 5}

@@ -159,8 +159,8 @@ class StorageBusy(StorageError):
 
 
 class SessionBusy(StorageError):
-    """Session {session_id!r} is in use by {holder}, for which this call has waited {seconds:g} s. Nothing was
-    written; try again, or give the storage a longer `lock_timeout`."""
+    """Session {session_id!r} is in use by {holder}, after {seconds:.3g} s of waiting. Nothing was written; try again
+    when it is free. How long a commit and a transaction wait is the `lock_timeout` of the storage."""
 
 
 class LeaseLost(StorageError):

@@ -11,9 +11,11 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from holdfast import codec
 from holdfast.declared import NO_TYPES, Types
@@ -33,6 +35,7 @@ from holdfast.edits import (
     is_container,
 )
 from holdfast.errors import HoldfastError, VersionNotKept
+from holdfast.operations import Disputed, Operation, path_of, pointer_of
 from holdfast.scalars import MARK
 
 Where = tuple[str | int, ...]
@@ -86,6 +89,40 @@ def merge(
 def last_write(overlap: Overlap) -> bytes | None:
     """Settle an overlap in favour of what is committed last."""
     return overlap.ours
+
+
+def disputed(operations: list[Operation], overlaps: Iterable[Overlap]) -> list[Operation]:
+    """Operations that were made over what others have changed, marked with the places where that is so.
+
+    >>> marked = disputed([Operation("replace", ("n",), b"1")], [Overlap(("n",), b"0", b"1", b"2")])
+    >>> overlaps_in(marked)
+    [Overlap(path=('n',), base=b'0', ours=b'1', theirs=b'2')]
+    """
+    places = tuple(
+        Disputed(pointer_of(tuple(map(str, overlap.path))), *map(_raw, (overlap.base, overlap.ours, overlap.theirs)))
+        for overlap in overlaps
+    )
+    if not operations or not places:
+        return operations
+    first = operations[0]
+    return [Operation(first.op, first.path, first.value, first.atom, places), *operations[1:]]
+
+
+def overlaps_in(operations: Iterable[Operation]) -> list[Overlap]:
+    """The places at which operations were made over what others had changed, see `disputed`."""
+    return [
+        Overlap(path_of(place.path), *map(_bytes, (place.base, place.ours, place.theirs)))
+        for operation in operations
+        for place in operation.disputed
+    ]
+
+
+def _raw(data: bytes | None) -> msgspec.Raw | msgspec.UnsetType:
+    return msgspec.UNSET if data is None else msgspec.Raw(data)
+
+
+def _bytes(raw: msgspec.Raw | msgspec.UnsetType) -> bytes | None:
+    return None if isinstance(raw, msgspec.UnsetType) else bytes(raw)
 
 
 class _Merging:

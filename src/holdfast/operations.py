@@ -3,7 +3,7 @@
 Rules that must stay true:
 - a path is a tuple of the names and indexes as text, as RFC 6901 splits a pointer; `-` stands for the end of a list;
 - a value is encoded text that is put into the patch, and taken out of it, byte for byte;
-- what this library adds to an operation (`atom`) is a member that RFC 6902 tells every reader to ignore.
+- what this library adds to an operation (`atom`, `disputed`) are members that RFC 6902 tells every reader to ignore.
 """
 
 from __future__ import annotations
@@ -21,6 +21,16 @@ Path = tuple[str, ...]
 _STRAY_TILDE = re.compile(r"~(?![01])")
 
 
+class Disputed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A place that another run had changed as well when a refused patch was kept; a side without a value has none."""
+
+    path: str
+    """As a JSON pointer."""
+    base: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    ours: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    theirs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 class Operation(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """One operation of a patch.
 
@@ -30,6 +40,8 @@ class Operation(msgspec.Struct, frozen=True, repr_omit_defaults=True):
         value: the encoded value, None for `remove`.
         atom: how many leading segments of the path lead to a container that was assigned whole, so that nobody
             else's changes may be mixed into it; 0 when there is none.
+        disputed: on the first operation of a refused patch, the places at which it was made over what others had
+            changed already, because it could not be kept otherwise.
 
     >>> Operation("add", ("posts", "-"), b'{"id":1}').path
     ('posts', '-')
@@ -39,6 +51,7 @@ class Operation(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     path: Path
     value: bytes | None = None
     atom: int = 0
+    disputed: tuple[Disputed, ...] = ()
 
 
 class _Written(msgspec.Struct):
@@ -46,6 +59,7 @@ class _Written(msgspec.Struct):
     path: str
     value: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     atom: int | msgspec.UnsetType = msgspec.UNSET
+    disputed: tuple[Disputed, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 _writer = msgspec.json.Encoder()
@@ -88,6 +102,7 @@ def encode_patch(operations: Iterable[Operation]) -> bytes:
                 pointer_of(operation.path),
                 msgspec.UNSET if operation.value is None else msgspec.Raw(operation.value),
                 operation.atom or msgspec.UNSET,
+                operation.disputed or msgspec.UNSET,
             )
             for operation in operations
         ]
@@ -114,4 +129,4 @@ def _operation(item: _Written) -> Operation:
     value = None if isinstance(item.value, msgspec.UnsetType) else bytes(item.value)
     if (value is None) != (item.op == "remove"):
         raise MalformedData(where="a patch", what=f"an operation {item.op!r} has a value too many or too few")
-    return Operation(item.op, path_of(item.path), value, item.atom or 0)
+    return Operation(item.op, path_of(item.path), value, item.atom or 0, item.disputed or ())

@@ -18,8 +18,8 @@ from typing import Literal
 from holdfast import patch
 from holdfast.declared import NO_TYPES
 from holdfast.errors import ChangesOverlap, InvalidInput, RefusedVersionNotKept, SessionNotFound, VersionNotKept
-from holdfast.merging import Overlap
-from holdfast.operations import Operation, decode_patch
+from holdfast.merging import Overlap, overlaps_in
+from holdfast.operations import Operation, decode_patch, pointer_of
 from holdfast.records import Change, Commit, Known, Run, SessionInfo
 from holdfast.standing import Pending, Standing, seeds_in
 from holdfast.storage.base import Storage
@@ -143,7 +143,14 @@ class RefusedChanges:
         return Pending(operations, values, (), seeds_in(operations))
 
     def _proposed(self, standing: Standing, winner: Winner | None) -> Proposal:
-        overlaps: list[Overlap] = []
+        # Some were there already when the changes were refused, and are in what is proposed, if at all, as ours.
+        overlaps = overlaps_in(self._pending.operations)
+        if overlaps and winner == "theirs":
+            raise InvalidInput(
+                f"The changes that run {self.run.run_id!r} was refused were made over what others had changed then, at "
+                f"{', '.join(pointer_of(tuple(map(str, overlap.path))) for overlap in overlaps)}: they can only be "
+                "applied as they are, with `ours`."
+            )
 
         def settle(overlap: Overlap) -> bytes | None:
             overlaps.append(overlap)

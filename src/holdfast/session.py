@@ -36,7 +36,7 @@ from holdfast.errors import (
     VersionNotKept,
 )
 from holdfast.live import Live
-from holdfast.merging import last_write
+from holdfast.merging import Overlap, disputed
 from holdfast.operations import Operation
 from holdfast.records import Commit, Run, Snapshot
 from holdfast.standing import Merged, Pending, Problems, Standing, with_seeds
@@ -458,9 +458,16 @@ class Session:
         """What is pending as a patch of a version that is stored, for whoever wants to apply it by hand."""
         standing = self._here()
         operations = pending.operations
+        overlaps: list[Overlap] = []
+
+        def settle(overlap: Overlap) -> bytes | None:
+            overlaps.append(overlap)
+            return overlap.ours
+
         if not standing.is_level:
-            operations = standing.merged(pending, self._values, last_write, self._types).operations
-        return standing.stored.version, patch.encode_patch(with_seeds(operations, pending.seeds))
+            operations = standing.merged(pending, self._values, settle, self._types).operations
+        told = disputed(with_seeds(operations, pending.seeds), overlaps)
+        return standing.stored.version, patch.encode_patch(told)
 
     def _resolve(self) -> None:
         if self._unresolved is not None:

@@ -17,6 +17,7 @@ from holdfast.cli.database import Database, Located, narrowing_options, opened
 from holdfast.cli.output import brief, encoded, json_option, note, print_exact, printable
 from holdfast.cli.runs import one_run
 from holdfast.display import display
+from holdfast.errors import InvalidInput, RunNotFound
 from holdfast.merging import Overlap
 from holdfast.operations import encode_patch, pointer_of
 from holdfast.records import Run
@@ -27,15 +28,16 @@ from holdfast.refused import Proposal, RefusedChanges, Winner
 @click.argument("session_id")
 @click.argument("run_id")
 @narrowing_options
-@click.option("--ours", "winner", flag_value="ours", help="Where both changed one place, the refused changes win.")
-@click.option("--theirs", "winner", flag_value="theirs", help="Where both changed one place, keep what is stored.")
+@click.option("--ours", is_flag=True, help="Where both changed one place, the refused changes win.")
+@click.option("--theirs", is_flag=True, help="Where both changed one place, keep what is stored.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def apply(
     session_id: str,
     run_id: str,
     *,
-    winner: Winner | None,
+    ours: bool,
+    theirs: bool,
     yes: bool,
     as_json: bool,
     **where: str | None,
@@ -44,10 +46,12 @@ def apply(
 
     They are brought together with what was changed since. The beginning of the run's id is enough.
     """
+    if ours and theirs:
+        raise click.UsageError("Give one of --ours and --theirs: only one of them can win.")
+    winner: Winner | None = "ours" if ours else "theirs" if theirs else None
     with opened(**where) as database:
         located = database.session(session_id)
-        of_session = Database(database.where, [located.storage], located.info.owner)
-        _, run = one_run(of_session, run_id, session_id=session_id)
+        run = _run_of(Database(database.where, [located.storage], located.info.owner), session_id, run_id)
         refused = RefusedChanges(located.storage, run)
         proposal = refused.proposal(winner)
         is_undecided = proposal.overlaps and winner is None
@@ -62,6 +66,20 @@ def apply(
         print_exact(_described(run, proposal, made))
     elif made is not None and proposal.applied is None:
         note(f"applied as version {made}")
+
+
+def _run_of(database: Database, session_id: str, run_id: str) -> Run:
+    """The run of a session.
+
+    Raises:
+        RunNotFound: there is none.
+        InvalidInput: it is of another session.
+    """
+    try:
+        return one_run(database, run_id, session_id=session_id)[1]
+    except RunNotFound:
+        other = one_run(database, run_id)[1]
+    raise InvalidInput(f"Run {other.run_id!r} is one of session {other.session_id!r}, not of {session_id!r}.")
 
 
 def _described(run: Run, proposal: Proposal, made: int | None) -> dict[str, Any]:

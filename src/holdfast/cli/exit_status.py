@@ -31,12 +31,12 @@ class DatabaseNotFound(HoldfastError):
 
 
 class DamageFound(HoldfastError):
-    """{count} with {where}, listed above. Restore the database from a backup, or export the sessions that are sound and
-    import them into a new one."""
+    """{count} with {where}, listed above. What is damaged cannot be repaired: restore the database from a backup, or
+    export the sessions that are sound and import them into a new one. Any other problem says what to do."""
 
 
 class NotCopied(HoldfastError):
-    """{count} were not copied, for the reasons above. All others were."""
+    """{count} were not copied, for the reasons above. All others, if there are any, were."""
 
 
 class ConfigurationProblem(HoldfastError):
