@@ -95,7 +95,7 @@ class TestCopy:
             ["not", "copied"],
             ["copied", "1"],
         ]
-        assert "it has runs of its own. It was left as it is" in " ".join(result.stderr.split())
+        assert "it was created independently. It was left as it is" in " ".join(result.stderr.split())
         assert "1 of 3 sessions were not copied" in result.stderr
         told = json.loads(holdfast("sessions", "copy", *BOTH, "--json").stdout)
         assert [each["outcome"] for each in told] == ["complete", None, "complete"]

@@ -290,7 +290,7 @@ class TestDifferences:
         ahead = Patching(target)
         ahead.follow(writer)
         ahead.commit({"n": "ahead"})
-        self.refused(writer, target, "it is at version 4, and the source at version 3")
+        self.refused(writer, target, "it is ahead, at version")
 
     def test_a_target_that_went_another_way_is_left_alone(self, copied: tuple[Patching, Storage]) -> None:
         writer, target = copied

@@ -191,16 +191,18 @@ def _require_beginning(theirs: _Side, ours: _Side) -> None:
     Raises:
         SessionDiffers: it is not.
     """
+    is_same = theirs.info is not None and ours.info is not None and theirs.info.incarnation == ours.info.incarnation
+    if theirs.info is not None and ours.info is not None and not is_same:
+        raise _differs(theirs, ours, "it was created independently")
+    if is_same and theirs.version > ours.version:
+        reason = f"it is ahead, at version {theirs.version}, and the source at {ours.version}: copy the other way"
+        raise _differs(theirs, ours, reason)
     if theirs.runs.keys() - ours.runs.keys():
         raise _differs(theirs, ours, "it has runs of its own")
     if theirs.info is None:
         return
     if ours.info is None:
         raise _differs(theirs, ours, "there is nothing but runs in the source")
-    if theirs.info.incarnation != ours.info.incarnation:
-        raise _differs(theirs, ours, "it was created independently")
-    if theirs.version > ours.version:
-        raise _differs(theirs, ours, f"it is at version {theirs.version}, and the source at version {ours.version}")
     if theirs.version < ours.forgotten:
         reason = f"it ends at version {theirs.version}, and the source has forgotten what came before {ours.forgotten}"
         raise _differs(theirs, ours, reason)

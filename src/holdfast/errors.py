@@ -237,8 +237,8 @@ class SessionDeleted(StorageError):
 
 
 class SessionDiffers(StorageError):
-    """Session {session_id!r} in {where} is not what the one in {source} was before: {reason}. It was left as it is;
-    rename or delete it there to have it copied."""
+    """Session {session_id!r} in {where} is not what the one in {source} was before: {reason}. It was left as it is.
+    To have this one copied beside it, rename it there."""
 
 
 class VersionNotKept(StorageError):

@@ -694,6 +694,14 @@ class StorageConformance:
         assert rebuilt(storage.load("", "s")) == {"a": 2}
         assert storage.check() == ()
 
+    def test_a_dead_holder_of_a_session_that_is_not_stored_does_not_keep_its_id(self, storage: Storage) -> None:
+        with adjustable_clock() as hands:
+            storage.claim_lease(claim_of("x", session_id="t", is_exclusive=True))
+            Writer(storage).commit({"a": 1})
+            hands.time += 10.1
+            storage.rename_session("", "s", "t")
+            assert rebuilt(storage.load("", "t")) == {"a": 1}
+
     def test_a_session_that_is_held_and_not_stored_cannot_be_deleted(self, storage: Storage) -> None:
         storage.claim_lease(claim_of("x", is_exclusive=True))
         with raises(errors.SessionNotFound):

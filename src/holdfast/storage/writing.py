@@ -351,6 +351,7 @@ def rename_session(db: Statements, owner: str, session_id: str, new_id: str) -> 
     """See `Storage.rename_session`."""
     head = reading.existing_head(db, owner, session_id, to_change=True)
     new = replace(head, info=replace(head.info, session_id=new_id), lease="")
+    _drop_dead_place(db, owner, new_id)
     if reading.find_head(db, owner, new_id) or _runs(db, owner, new_id) or not db.put("insert_head", new.row()):
         raise SessionExists(session_id=new_id, where=db.where)
     key = {"owner": owner, "session_id": session_id}
@@ -360,6 +361,16 @@ def rename_session(db: Statements, owner: str, session_id: str, new_id: str) -> 
         db.change(query, **key, new_id=new_id)
     db.change("delete_runs", **key)
     db.put_each("put_run", [rows.renamed(run, new_id) for run in runs])
+
+
+def _drop_dead_place(db: Statements, owner: str, session_id: str) -> None:
+    """Delete a head that says only who holds a session that is not stored, if nothing is heard of the holder."""
+    place = reading.find_head_or_place(db, owner, session_id, to_change=True)
+    if place is not None and not place.info.version:
+        queue = reading.queue(db, owner, session_id)
+        if not leasing.is_live(queue, place.lease, db.now()):
+            db.change("delete_lease", owner=owner, session_id=session_id, lease_id=place.lease)
+            db.change("delete_head", owner=owner, session_id=session_id)
 
 
 def delete_session(db: Statements, owner: str, session_id: str) -> None:
