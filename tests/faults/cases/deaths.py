@@ -57,7 +57,7 @@ class OneWriter(_Deaths):
     name = "deaths-of-one"
     unit = "`kill -9` of the only writer"
     amounts = Amounts(sample=10, full=200, soak=20_000)
-    elsewhere = {"PostgreSQL": Amounts(sample=0, full=40, soak=5_000)}
+    elsewhere = {"PostgreSQL": Amounts(sample=0, full=200, soak=5_000)}
     plants = {EARLY: 5}
     writers = 1
 
@@ -68,6 +68,6 @@ class FourWriters(_Deaths):
     name = "deaths-among-four"
     unit = "`kill -9` of one of four writers"
     amounts = Amounts(sample=10, full=60, soak=20_000)
-    elsewhere = {"PostgreSQL": Amounts(sample=0, full=20, soak=5_000)}
+    elsewhere = {"PostgreSQL": Amounts(sample=0, full=60, soak=5_000)}
     plants = {EARLY: 5, TAKEN: 5}
     writers = 4
