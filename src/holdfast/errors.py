@@ -10,7 +10,15 @@
     │   └── ChangesOverlap       refused changes that are applied by hand, where nobody was said to win
     ├── RunError
     │   ├── RunInProgress        one object runs one run at a time
-    │   └── RunNotFound
+    │   ├── RunNotFound
+    │   ├── RunTakenOver         it is being resumed, or was, by somebody else
+    │   └── RunNotResumable      what was recorded of it does not suffice to go on
+    ├── StepError
+    │   ├── StepKeyError         (also TypeError)   an argument, or something else that a step uses, without identity
+    │   ├── StepStateError       a step used the session state in a way that its record could not repeat
+    │   ├── StepPersistError     the result of a step could not be kept; the error has it
+    │   ├── StepBusy             others were computing the same step for too long
+    │   └── CacheMiss            the result is not in the cache, and was not to be computed
     ├── AgentError               an agent that cannot be run as it is configured
     └── StorageError
         ├── StorageBusy          not begun within the timeout; nothing was written
@@ -143,6 +151,43 @@ class RunInProgress(RunError):
 
 class RunNotFound(RunError):
     """There is no run {run_id!r} in {where}."""
+
+
+class RunTakenOver(RunError):
+    """Run {run_id!r} of session {session_id!r} is not in the hands of this process any more: it was resumed elsewhere,
+    or has ended. Nothing of this commit was written; see `holdfast runs show` for how it stands."""
+
+
+class RunNotResumable(RunError):
+    """Run {run_id!r} of session {session_id!r} cannot be resumed: {reason}. Nothing was changed."""
+
+
+class StepError(HoldfastError):
+    """{message}"""
+
+
+class StepKeyError(StepError, TypeError):
+    """{path} of step {step!r} {reason}, so that nobody could tell whether a recorded result is the one that is wanted.
+    {advice}"""
+
+
+class StepStateError(StepError):
+    """Step {step!r} {what}. {advice}"""
+
+
+class StepPersistError(StepError):
+    """The result of step {step!r} could not be kept: {reason}. It was paid for: this error has it as `result`."""
+
+    result: Any
+
+
+class StepBusy(StepError):
+    """Step {step!r} was being computed elsewhere for {seconds:.3g} s, longer than its `wait_timeout`. Ask again for its
+    result, or wait longer."""
+
+
+class CacheMiss(StepError):
+    """The result of step {step!r} is not in the cache, and it was to be taken from there only."""
 
 
 class AgentError(HoldfastError):

@@ -132,6 +132,19 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Savings:
+    """What the steps that were answered from a record or the cache, instead of being computed, cost once."""
+
+    hits: int = 0
+    """How many were."""
+    seconds: float = 0.0
+    usage: Usage = Usage()
+
+    def __add__(self, other: Savings) -> Savings:
+        return Savings(self.hits + other.hits, self.seconds + other.seconds, self.usage + other.usage)
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The record of one run."""
 
@@ -157,6 +170,81 @@ class Run:
     """The changes that a `StateConflict` kept out of the session."""
     refused_version: int | None = None
     """The version of the session that they were made from."""
+    attempt: int = 1
+    """Raised when the run is resumed: the fencing token against whoever ran it before."""
+    savings: Savings = Savings()
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of a run that ended well."""
+
+    number: int
+    """From 1, in the order in which the steps of the run began."""
+    name: str
+    scope: str
+    """`"run"`, or where else its result is kept: `"session"`, `"workflow"` or `"global"`."""
+    key: bytes
+    """SHA-256 of everything that the result depends on."""
+    occurrence: int
+    """How many steps of the run with the same key began before it; 0 for the wider scopes."""
+    parts: bytes
+    """What the key is made of: a JSON object from what it is to a digest, such as `"argument topic"`."""
+    within: int
+    """The number of the step that it was called from; 0 for none."""
+    is_hit: bool
+    """Whether it was answered, and not computed."""
+    started_at: float
+    seconds: float
+    """How long it took to compute, when that was done."""
+    usage: Usage
+    """What its computation used, when that was done."""
+    patch: bytes | None = None
+    """What it changed in the session state."""
+    result: bytes | None = None
+    """What it returned and yielded, encoded; None for a wider scope, or because the run has completed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Whom an entry of the step cache is for; a part of its key in the storage."""
+
+    owner: str
+    """The user's id, empty for none, and for an entry that all users share."""
+    session_id: str = ""
+    """Of the only session that it is for, if it is; it goes when that session is deleted or renamed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The result of a step, kept for later runs."""
+
+    place: Place
+    key: bytes
+    """SHA-256 of everything that the result depends on, `scope` and the owner included."""
+    scope: str
+    """`"session"`, `"workflow"` or `"global"`."""
+    is_shared: bool
+    """Whether it is for all users."""
+    workflow: str
+    """The name of the workflow that computed it."""
+    step: str
+    parts: bytes
+    """As in `StepRecord`."""
+    seconds: float
+    usage: Usage
+    result: bytes | None
+    """None where it was left out."""
+    run_id: str = ""
+    """Of the run that computed it."""
+    created_at: float = 0.0
+    """Set by the storage, by the clock that all users of the database share."""
+    expires_at: float | None = None
+    size: int = 0
+    """Bytes of the result; set by the storage."""
+    hits: int = 0
+    hit_at: float | None = None
+    """When it was found last, as far as that has been recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +271,15 @@ class Commit:
     would still go through. Empty for a commit that needs none."""
     releases: bool = False
     """Whether the lease ends with this commit."""
+    attempt: int = 1
+    """Which attempt of its run made it; refused once the run is recorded with a later one."""
+    resumes: Run | None = None
+    """The record, as it was read, of the run that begins its next attempt with this commit. The run must still be so,
+    and the session at `base`, also without a patch."""
+    steps: tuple[StepRecord, ...] = ()
+    """Steps of the run to be recorded with the change."""
+    forgets_results: bool = False
+    """Whether the results of the run's steps are not needed any more, because it has completed."""
     created_at: float | None = None
     """When it was made, if that was elsewhere and this is a copy of it, which says nothing of the run's process being
     alive; None for now."""

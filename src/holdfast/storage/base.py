@@ -12,12 +12,25 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
 from holdfast.errors import InvalidInput
-from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, Snapshot, StoredSession
+from holdfast.records import (
+    Change,
+    Claim,
+    Commit,
+    Entry,
+    Finding,
+    Known,
+    Place,
+    Run,
+    SessionInfo,
+    Snapshot,
+    StepRecord,
+    StoredSession,
+)
 
 INLINE_SIZE = 65_536
 """When all values of a session together have at most so many bytes, `load` returns them with their data; of a larger
@@ -57,6 +70,8 @@ class Storage(Protocol):
 
     lock_timeout: float
     """Seconds to wait for other writers."""
+    step_cache: StepCache
+    """Where results of steps are kept for later runs."""
 
     def load(
         self, owner: str, session_id: str, *, known: Known | None = None, at: int | None = None
@@ -103,12 +118,17 @@ class Storage(Protocol):
         Without a patch the session stays at its version, which is returned (0 for none), whatever it is; with a
         base above 0 the session must still be there.
 
+        With steps, their records are written (inserted or replaced). Of a run that is recorded with a later attempt
+        than the commit's, nothing is written.
+
         With a lease, it must be held. Without one, the session must not be held exclusively.
 
         Raises:
             VersionConflict: the session is at another version, and the commit cannot be rebased; nothing was written.
             SessionBusy: somebody else holds the session exclusively; nothing was written.
             LeaseLost: the lease of the commit is not held any more; nothing was written.
+            RunTakenOver: the run has begun a later attempt, or is not any more what `resumes` says; nothing was
+                written.
             SessionDeleted: base is above 0 and there is no session of that incarnation; nothing was written.
             InvalidInput: the run is of another session, or the snapshot does not say what one of its names stands
                 for; nothing was written.
@@ -174,6 +194,17 @@ class Storage(Protocol):
         """Records of runs, the last started first, with `interrupted` derived; `owner=None` spans all owners."""
         ...
 
+    def find_steps(self, owner: str, session_id: str, run_id: str, *, with_results: bool) -> tuple[StepRecord, ...]:
+        """The recorded steps of one run, in the order in which they began; () if there are none.
+
+        Args:
+            with_results: whether `result` is read as well.
+
+        Raises:
+            CorruptData: one does not match its checksum.
+        """
+        ...
+
     def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
         """Give a session, its history and its runs another id.
 
@@ -204,6 +235,74 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Finish what was begun and let go of files and connections; later calls raise `StorageClosed`."""
+        ...
+
+
+class StepCache(Protocol):
+    """Results of steps, for later runs to find; the same rules hold as for `Storage`. It belongs to the database, and
+    all table prefixes share it. `holdfast.testing.StepCacheConformance` is the executable form of this page."""
+
+    def read(self, place: Place, key: bytes) -> Entry | None:
+        """The entry of a key with its result, expired or not; None if there is none.
+
+        Raises:
+            CorruptData: it does not match its checksum.
+        """
+        ...
+
+    def claim(self, place: Place, key: bytes, lease_id: str, seconds: float, *, unless: float | None) -> bool:
+        """Ask to be the one who computes an entry, and return whether that is so: nobody else is, or was not heard of
+        for as long as he said. Repeated with the same `lease_id` it is so still.
+
+        Args:
+            lease_id: random; names the one who computes.
+            seconds: how long nothing needs to be heard of him.
+            unless: a time: not when there is an entry that was created after it and has not expired. None computes
+                anew whatever there is; it stays readable until then.
+        """
+        ...
+
+    def renew(self, place: Place, key: bytes, lease_id: str, seconds: float) -> bool:
+        """Say that the entry is still being computed; False if that was given to somebody else."""
+        ...
+
+    def store(self, entry: Entry, lease_id: str, *, ttl: float | None) -> bool:
+        """Store what was computed, in place of what was there; False if that was given to somebody else, and nothing
+        was stored. What is too much after that is evicted, the longest unused first.
+
+        Args:
+            ttl: seconds from now until it expires; None for never.
+        """
+        ...
+
+    def release(self, place: Place, key: bytes, lease_id: str) -> None:
+        """Do not compute it after all. What is gone already is not missed."""
+        ...
+
+    def count_hits(self, hits: Mapping[tuple[Place, bytes], int]) -> None:
+        """Record that entries were found, so many times since that was recorded last. Entries that are gone are not
+        missed; need not outlive a loss of power."""
+        ...
+
+    def find(
+        self,
+        owner: str | None,
+        *,
+        step: str | None = None,
+        workflow: str | None = None,
+        session_id: str | None = None,
+        limit: int | None = None,
+    ) -> tuple[Entry, ...]:
+        """Entries without their results, the newest first; `owner=None` spans all owners."""
+        ...
+
+    def delete(self, entries: Iterable[tuple[Place, bytes]]) -> int:
+        """Delete entries and return how many there were; whoever computes one of them goes on with that."""
+        ...
+
+    def sweep(self) -> int:
+        """Delete entries that have expired, and, if the rest is more than `max_cache_size`, those that were not used
+        for the longest time; in batches of bounded size. Returns how many. Done now and then by `store` as well."""
         ...
 
 
