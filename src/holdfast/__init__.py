@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast.agent import Agent
+    from holdfast.caching import Cache
     from holdfast.errors import HoldfastError
     from holdfast.printing import pprint_run_response
     from holdfast.response import RunEvent, RunResponse
+    from holdfast.steps import step
     from holdfast.storage.sql import SqlWorkflowStorage
     from holdfast.workflow import Workflow
 
@@ -22,22 +24,26 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "Cache",
     "HoldfastError",
     "RunEvent",
     "RunResponse",
     "SqlWorkflowStorage",
     "Workflow",
     "pprint_run_response",
+    "step",
 ]
 
 _MODULES = {
     "Agent": "holdfast.agent",
+    "Cache": "holdfast.caching",
     "HoldfastError": "holdfast.errors",
     "RunEvent": "holdfast.response",
     "RunResponse": "holdfast.response",
     "SqlWorkflowStorage": "holdfast.storage.sql",
     "Workflow": "holdfast.workflow",
     "pprint_run_response": "holdfast.printing",
+    "step": "holdfast.steps",
 }
 
 

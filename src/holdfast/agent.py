@@ -9,6 +9,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
 import sys
@@ -17,7 +18,8 @@ from contextlib import AbstractContextManager, aclosing, contextmanager, nullcon
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeGuard, overload
 
-from holdfast import metering
+from holdfast import agent_loop, frames, metering
+from holdfast.caching import Cache, Scope
 from holdfast.errors import InvalidInput
 from holdfast.messages import History, messages_from
 from holdfast.response import RunResponse
@@ -64,6 +66,9 @@ class Agent:
         name: the name in responses and traces; the name of the class attribute when absent.
         base_url: address of an OpenAI-compatible server, such as `"http://localhost:11434/v1"`. A key is read from
             `OPENAI_API_KEY`; a server that needs none works without.
+        cache: makes a step of each run of the agent inside of a workflow: a `Cache`, or the name of a scope. `"run"`
+            records the answer with the workflow's run, so that a resumed run does not ask again; a wider scope keeps
+            it for other runs as well. Without it, and outside of workflows, the agent is always asked.
         model_settings: pydantic-ai's settings of a request, such as `{"temperature": 0, "max_tokens": 500,
             "timeout": 60, "max_retries": 5}`: there is no other way to say these with a model that is only named.
 
@@ -81,7 +86,7 @@ class Agent:
     'shouter'
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what an agent is made of
         self,
         model: Answerer = None,
         *,
@@ -91,7 +96,11 @@ class Agent:
         name: str | None = None,
         base_url: str | None = None,
         model_settings: dict[str, Any] | None = None,
+        cache: Cache | Scope | None = None,
     ) -> None:
+        self.cache = Cache(cache) if isinstance(cache, str) else cache
+        if self.cache is not None and not isinstance(self.cache, Cache):
+            raise InvalidInput(f"cache must be a Cache or the name of a scope; not {type(cache).__name__}.")
         self.name = name
         self.model = model
         self.instructions = instructions
@@ -200,12 +209,29 @@ class Agent:
         >>> [part.content for part in Agent(lambda message: iter(["a", "b"])).run("hi", stream=True)]
         ['a', 'b']
         """
+        if self.cache is not None:
+            question = frames.Question(message, stream=stream, stream_events=stream_events, history=history)
+            if (answered := frames.ask(self, question)) is not NotImplemented:
+                return answered  # type: ignore[no-any-return]
+        return self._run(message, stream=stream, stream_events=stream_events, history=history)
+
+    def _run(self, message: Any, *, stream: bool = False, stream_events: bool = False, history: History = None) -> Any:
+        """Ask, whatever has been recorded."""
         call = self._begin(message, stream, stream_events, history)
         responses = self._follow(call)
         if stream or stream_events:
             return responses
         list(responses)  # drives the run; what is no stream hands out nothing
         return call.answer()
+
+    def run_within(self, seconds: float, message: Any, *, history: History = None) -> RunResponse:
+        """As `run`, but give up after so many seconds, and raise `TimeoutError`.
+
+        >>> Agent(str.upper).run_within(10, "hello").content
+        'HELLO'
+        """
+        (response,) = agent_loop.iterate(_within(seconds, self._arun(message, history=history)))
+        return response  # type: ignore[no-any-return]
 
     @overload
     def arun(
@@ -237,6 +263,14 @@ class Agent:
         >>> asyncio.run(main()).content
         'HELLO'
         """
+        if self.cache is not None:
+            question = frames.Question(message, stream=stream, stream_events=stream_events, history=history)
+            if (answered := frames.ask(self, question, is_async=True)) is not NotImplemented:
+                return answered  # type: ignore[no-any-return]
+        return self._arun(message, stream=stream, stream_events=stream_events, history=history)
+
+    def _arun(self, message: Any, *, stream: bool = False, stream_events: bool = False, history: History = None) -> Any:
+        """Ask, whatever has been recorded."""
         call = self._begin(message, stream, stream_events, history)
         responses = self._afollow(call)
         if stream or stream_events:
@@ -270,6 +304,7 @@ class Agent:
         try:
             yield
             self.run_response = call.response
+            frames.note_agent(self)
         finally:
             metering.add_usage(call.usage)
 
@@ -340,6 +375,12 @@ def _is_model(value: object) -> bool:
 
 def _is_function(value: object) -> TypeGuard[Callable[[Any], Any]]:
     return callable(value) and not isinstance(value, type) and not _is_model(value)
+
+
+async def _within(seconds: float, asked: Awaitable[RunResponse]) -> AsyncGenerator[RunResponse, None]:
+    async with asyncio.timeout(seconds):
+        response = await asked
+    yield response
 
 
 async def _finished(responses: AsyncGenerator[RunResponse, None], call: ModelRun | FunctionRun) -> RunResponse:

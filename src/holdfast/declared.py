@@ -9,9 +9,10 @@ Rules that must stay true:
 from __future__ import annotations
 
 import enum
+import inspect
 import re
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from holdfast.errors import InvalidInput
@@ -95,6 +96,24 @@ def _inside(annotation: Any) -> list[Any]:
         if hasattr(annotation, attribute):
             arguments.append(getattr(annotation, attribute))
     return [*arguments, origin] if origin is not None else arguments
+
+
+def hints_of(function: Callable[..., Any]) -> Iterator[Any]:
+    """The annotations of a function, without those whose names cannot be resolved.
+
+    >>> def size(text: "str") -> int: ...
+    >>> list(hints_of(size))
+    [<class 'str'>, <class 'int'>]
+    """
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    for annotation in getattr(function, "__annotations__", {}).values():
+        if not isinstance(annotation, str):
+            yield annotation
+            continue
+        try:
+            yield eval(annotation, getattr(function, "__globals__", {}))  # the class's own source
+        except (NameError, AttributeError):
+            continue  # imported for type checkers only, so no value of it can be met here
 
 
 NO_TYPES = Types()

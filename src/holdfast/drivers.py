@@ -10,13 +10,15 @@ Rules that must stay true:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from holdfast.response import RunResponse
 
@@ -66,17 +68,43 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for a future, which is never cancelled by that, for so many seconds at most."""
+
+    future: Future[Any]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     """Hand something to whoever iterates over the run."""
 
-    response: RunResponse | Handover
+    response: Any
+    """A response, anything that a step yields, or a `Handover`."""
+
+
+Kind: TypeAlias = Literal["value", "stream", "astream", "awaited"]
+"""How a function gives what it gives: it returns it, yields it, yields it asynchronously, or is awaited."""
+
+
+def kind_of(result: Any) -> Kind:
+    """How a function that returned this gives what it gives.
+
+    >>> kind_of(1), kind_of(number for number in [1])
+    ('value', 'stream')
+    """
+    if inspect.isgenerator(result):
+        return "stream"
+    if inspect.isasyncgen(result):
+        return "astream"
+    return "awaited" if inspect.isawaitable(result) else "value"
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """A plain `run()` returned something to go on with: a generator, an async generator or an awaitable."""
+    """A plain function returned something to go on with, which decides how the rest is to be driven."""
 
-    result: Any
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +114,7 @@ class Ended:
     value: Any
 
 
-Effect: TypeAlias = Call | Advance | Close | Store | Pause | Emit
+Effect: TypeAlias = Call | Advance | Close | Store | Pause | Wait | Emit
 Flow: TypeAlias = Generator[Effect, Any, Any]
 
 
@@ -95,11 +123,12 @@ class Abandoned(BaseException):
     performs its effects any more: the garbage collector, or a coroutine that is closed, ended its driver first."""
 
 
-def begin(flow: Flow) -> tuple[list[RunResponse], Handover | None]:
+def begin(flow: Flow) -> tuple[list[RunResponse], Handover | None, Any]:
     """Perform the beginning of a flow in plain code.
 
     Returns:
-        what it emitted, and a `Handover` if `stream` or `astream` is to go on with it; None when it has ended.
+        what it emitted; a `Handover` if `stream` or `astream` is to go on with it, None when it has ended; and what
+        it returned then.
     """
     emitted: list[RunResponse] = []
     step: Callable[[Any], Effect] = flow.send
@@ -107,12 +136,12 @@ def begin(flow: Flow) -> tuple[list[RunResponse], Handover | None]:
     while True:
         try:
             effect = step(reply)
-        except StopIteration:
-            return emitted, None
+        except StopIteration as end:
+            return emitted, None, end.value
         step, reply = flow.send, None
         if isinstance(effect, Emit):
             if isinstance(effect.response, Handover):
-                return emitted, effect.response
+                return emitted, effect.response, None
             emitted.append(effect.response)
             continue
         try:
@@ -121,10 +150,13 @@ def begin(flow: Flow) -> tuple[list[RunResponse], Handover | None]:
             step, reply = flow.throw, error
 
 
-def perform(flow: Flow) -> None:
-    """Perform a flow that emits nothing, in plain code."""
-    for _ in stream(flow):
-        raise AssertionError("this flow was to emit nothing")
+def perform(flow: Flow) -> Any:
+    """Perform a flow that emits nothing, in plain code; returns what the flow returns."""
+    try:
+        next(stream(flow))
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("this flow was to emit nothing")
 
 
 async def aperform(flow: Flow) -> None:
@@ -159,8 +191,8 @@ def stream(flow: Flow) -> Generator[Any, Any, Any]:
 def _perform(effect: Effect) -> Any:
     if isinstance(effect, Store):
         return effect.work()
-    if isinstance(effect, Pause):
-        return time.sleep(effect.seconds)
+    if isinstance(effect, Pause | Wait):
+        return time.sleep(effect.seconds) if isinstance(effect, Pause) else wait([effect.future], effect.seconds)
     assert not isinstance(effect, Emit)
     with effect.scope():
         if isinstance(effect, Call):
@@ -199,8 +231,9 @@ async def astream(flow: Flow) -> AsyncGenerator[Any, Any]:
 async def _aperform(effect: Effect) -> Any:
     if isinstance(effect, Store):
         return await _on_a_thread(effect.work)
-    if isinstance(effect, Pause):
-        return await asyncio.sleep(effect.seconds)
+    if isinstance(effect, Pause | Wait):
+        passing = asyncio.sleep(effect.seconds) if isinstance(effect, Pause) else _waited(effect)
+        return await passing
     assert not isinstance(effect, Emit)
     with effect.scope():
         if isinstance(effect, Close):
@@ -212,6 +245,19 @@ async def _aperform(effect: Effect) -> Any:
             return await (effect.iterator.athrow if effect.throws else effect.iterator.asend)(effect.value)
         except StopAsyncIteration:
             return Ended(None)
+
+
+async def _waited(effect: Wait) -> None:
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def tell(_: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is waiting
+            loop.call_soon_threadsafe(done.set)
+
+    effect.future.add_done_callback(tell)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(done.wait(), effect.seconds)
 
 
 def _has_running_loop() -> bool:

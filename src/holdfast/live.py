@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from holdfast import codec, patch
@@ -148,6 +148,29 @@ class Live:
             if type(value) is dict:
                 return value.get(codec.key_of(segment, self._types))
         return None
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def assign(self, values: Mapping[str, bytes], gone: Iterable[str], moved: Iterable[str]) -> None:
+        """Change the live state, in place as far as possible, as the user's own code would.
+
+        Args:
+            values: encoded values by name.
+            gone: names to be removed.
+            moved: names that are put at the end, in this order.
+        """
+        new = {codec.key_of(name, self._types): codec.decode(data, self._types) for name, data in values.items()}
+        last = [codec.key_of(name, self._types) for name in moved if name in values]
+        state = self.state
+        for name in gone:
+            state.pop(codec.key_of(name, self._types), None)
+        for key, value in new.items():
+            held = patch.graft(state[key], value) if key in state else value
+            if key in last:
+                state.pop(key, None)
+            state[key] = held
+        for key in last:
+            state[key] = state.pop(key)
 
     # -- moving -------------------------------------------------------------------------------------------------
 

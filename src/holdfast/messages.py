@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from holdfast.errors import InvalidInput
-from holdfast.response import RunResponse
+from holdfast.response import RunResponse, Unread, unread_messages
 
-__all__ = ["History", "messages_from", "messages_to_data"]
+__all__ = ["History", "as_text", "messages_from", "messages_to_data"]
 
 History = RunResponse | Sequence[Any] | None
 """A response, its `messages`, the plain data of these, or None for a new conversation."""
@@ -40,6 +40,22 @@ def messages_to_data(history: History) -> list[dict[str, Any]]:
 
     data: list[dict[str, Any]] = ModelMessagesTypeAdapter.dump_python(messages_from(history), mode="json")
     return data
+
+
+def as_text(response: RunResponse) -> str | None:
+    """The messages of a response as JSON, to be recorded; None if it has none.
+
+    Raises:
+        InvalidInput: they are no messages.
+    """
+    messages = unread_messages(response)
+    if isinstance(messages, Unread):
+        return messages.text
+    if not messages:
+        return None
+    from pydantic_ai.messages import ModelMessagesTypeAdapter
+
+    return ModelMessagesTypeAdapter.dump_json(messages_from(messages)).decode()
 
 
 def messages_from(history: History) -> list[Any]:

@@ -2,7 +2,8 @@
 
 Rules that must stay true:
 - a response is plain data; it never reads the storage and never calls a model;
-- the names and values of events are those that users of Phidata know; new ones are only added.
+- the names and values of events are those that users of Phidata know; new ones are only added;
+- messages that were recorded are read when they are asked for, for it takes a model package to read them.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class RunResponse:
         messages: the agent's message history up to and with this answer, as pydantic-ai messages; give it to the
             next run as `history`.
         usage: requests, tokens and cost in US dollars, when it is known.
+        cached: whether it was recorded earlier, so that `usage` is what it cost then and nothing was paid now.
         data: further facts of an event, such as the tool's name and arguments, or a JSON Patch.
         created_at: seconds since 1970 in UTC.
 
@@ -72,6 +74,7 @@ class RunResponse:
     model: str | None = None
     messages: list[Any] = field(default_factory=list, repr=False)
     usage: Usage | None = None
+    cached: bool = False
     data: dict[str, Any] | None = None
     created_at: float = field(default_factory=clock.now, repr=False)
 
@@ -100,8 +103,20 @@ class RunResponse:
         return {
             name: to_jsonable_python(value)
             for name, value in fields.items()
-            if (value is not None and value != []) or name == "content"
+            if name == "content" or not (value is None or value is False or value == [])
         }
+
+    def copied(self) -> RunResponse:
+        """Another response with the same fields, nothing of it read or copied further.
+
+        >>> RunResponse(content="hello").copied().content
+        'hello'
+        """
+        twin = object.__new__(RunResponse)
+        for spec in dataclasses.fields(self):
+            name = spec.name
+            setattr(twin, name, unread_messages(self) if name == "messages" else getattr(self, name))
+        return twin
 
     def to_json(self, indent: int | None = None) -> str:
         """The response as JSON text.
@@ -110,3 +125,40 @@ class RunResponse:
         True
         """
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Recorded messages of a response, not read yet."""
+
+    text: str
+    """What `messages_to_data` makes of them, as JSON."""
+
+    def read(self) -> list[Any]:
+        """The messages."""
+        from holdfast.messages import messages_from
+
+        return messages_from(json.loads(self.text))
+
+
+_messages_slot: Any = RunResponse.messages  # the descriptor of the slot, which a property now stands in front of
+
+
+def unread_messages(response: RunResponse) -> list[Any] | Unread:
+    """The messages of a response as they are, read or not."""
+    return _messages_slot.__get__(response)  # type: ignore[no-any-return]
+
+
+def _read_messages(response: RunResponse) -> list[Any]:
+    messages = _messages_slot.__get__(response)
+    if isinstance(messages, Unread):
+        messages = messages.read()
+        _messages_slot.__set__(response, messages)
+    return messages  # type: ignore[no-any-return]
+
+
+def _set_messages(response: RunResponse, messages: Any) -> None:
+    _messages_slot.__set__(response, messages)
+
+
+RunResponse.messages = property(_read_messages, _set_messages)  # type: ignore[assignment]

@@ -23,15 +23,26 @@ from typing import Any
 from weakref import ReferenceType
 
 from holdfast import clock, codec
+from holdfast.caching import ALL, controlled
 from holdfast.declared import Types
-from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store
-from holdfast.errors import InvalidInput, LeaseLost, SessionBusy, StateConflict, StorageBusy, UnstorableValue
+from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store, kind_of
+from holdfast.errors import (
+    InvalidInput,
+    LeaseLost,
+    SessionBusy,
+    StateConflict,
+    StorageBusy,
+    UnstorableValue,
+    VersionConflict,
+)
 from holdfast.heartbeat import heartbeat
 from holdfast.leases import Lease, acquiring
 from holdfast.metering import Meter, metering
-from holdfast.records import Failure, Run, RunStatus
+from holdfast.records import Failure, Run, RunStatus, StepRecord
 from holdfast.response import RunEvent, RunResponse
-from holdfast.session import Session
+from holdfast.retracing import Undoing
+from holdfast.run_steps import RunSteps
+from holdfast.session import Beside, Session
 from holdfast.standing import Pending, Problems
 from holdfast.threads import process_number
 
@@ -51,11 +62,13 @@ class ActiveRun:
         types: the types that the workflow declares, for its output.
         rollback: whether only a run that ends well keeps its changes.
         lease: by which the run is to have the session to itself, if it is.
+        resumed: the record that it was read from, of a run that goes on.
+        workflow: whose run it is.
         claim: called when the run begins; raises `RunInProgress` while another run of the object lasts.
         release: called when the run has ended.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what one run is made of
         self,
         session: Session,
         record: Run,
@@ -63,6 +76,8 @@ class ActiveRun:
         types: Types,
         rollback: bool,
         lease: Lease | None = None,
+        resumed: Run | None = None,
+        workflow: ReferenceType[Any],
         claim: Callable[[ActiveRun], None],
         release: Callable[[], None],
     ) -> None:
@@ -74,6 +89,8 @@ class ActiveRun:
         self.ended = False
         self.result: Any = None
         self.outer = current.get()
+        self.control = ALL
+        """What the run may do with results of steps that are kept for other runs."""
         self.generator: ReferenceType[Any] | None = None
         self.iterator: Any = None
         self._record = record
@@ -81,6 +98,13 @@ class ActiveRun:
         self._types = types
         self._rollback = rollback
         self.lease = lease
+        self._resumed = resumed
+        self.workflow = workflow
+        self.steps = RunSteps()
+        self.tells = False
+        """Whether the framework's own events are handed out."""
+        self.told: list[RunResponse] = []
+        """Events of steps that were not handed out yet."""
         self._claim = claim
         self._release = release
         self._started = False
@@ -98,13 +122,23 @@ class ActiveRun:
     def run_id(self) -> str:
         return self._record.run_id
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether it goes on with what an earlier attempt has done."""
+        return self._resumed is not None
+
+    @property
+    def first_started_at(self) -> float:
+        """When the first attempt began."""
+        return (self._resumed or self._record).started_at
+
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Around the user's code: this run is the current one, and its meter counts what agents use."""
         before = current.get()
         current.set(self)
         try:
-            with metering(self._meter):
+            with metering(self._meter), controlled(self.control):
                 yield
         finally:
             # Not by a token: whoever closes a coroutine may do it in another context, where nothing is to be undone.
@@ -148,7 +182,8 @@ class ActiveRun:
 
     def begin(self) -> None:
         """Commit what was changed outside of runs, and start from what is stored now."""
-        self._changed["started_at"] = clock.now()
+        if self._resumed is None:
+            self._changed["started_at"] = clock.now()
         if self.lease is not None:
             self.session.lease_id = self.lease.lease_id
             with self._lock:  # a record that says that it waits is out of date
@@ -158,16 +193,35 @@ class ActiveRun:
         except (StateConflict, LeaseLost) as refusal:
             self._note_refused(refusal)
             raise
+        if self._resumed is not None:
+            self._take_up(self._resumed)
         self._changed["base_version"] = self.session.version
         self._started = True
         heartbeat().watch(self)
+
+    def _take_up(self, resumed: Run) -> None:
+        """Undo what the run has committed before, and let nobody else go on with it, in one transaction."""
+        records = self.storage.find_steps(resumed.owner, resumed.session_id, resumed.run_id, with_results=True)
+        while True:
+            undoing = Undoing(self.storage, resumed)
+            # The version that it begins from is the one that this commit makes.
+            version = undoing.version + bool(undoing.operations)
+            self._changed["base_version"] = version
+            try:
+                self.session.undo(undoing, self._current_record(), resumed)
+                break
+            except VersionConflict:
+                continue  # others have committed meanwhile
+        self.recorded = True
+        self.steps.recorded(records)
+        self.session.load()
 
     def stamp(self, item: Any) -> RunResponse:
         """Make the response to hand out of what `run()` yielded or returned."""
         response = item if isinstance(item, RunResponse) else RunResponse(content=item)
         self._output.add(response)
         if response.agent_run_id is not None or response.sequence is not None:
-            response = replace(response)  # it is the agent's own, or was handed out before
+            response = response.copied()  # it is the agent's own, or was handed out before
         self._sequence += 1
         response.run_id = self.run_id
         response.session_id = self.session.session_id
@@ -214,6 +268,7 @@ class ActiveRun:
                 self._end_without_saving(error)
             else:
                 self._end_saving(error)
+            self.steps.conclude(self.run_id, is_complete=error is None)
         finally:
             self._release()
             self._give_up_lease()
@@ -234,7 +289,8 @@ class ActiveRun:
             return  # whoever waited for the storage once must not wait again for a record
         self._end_record(error)
         with self._lock:
-            self.session.write_run(self._current_record())
+            beside = Beside(self.run_id, self._record.attempt, self.steps.to_note())
+            self.session.write_run(self._current_record(), beside)
         if isinstance(error, UnstorableValue):
             raise error
 
@@ -294,22 +350,47 @@ class ActiveRun:
         """Commit what is pending before a transaction, or what was changed in it; returns what cannot be stored."""
         return self._save(is_last=False, releases=releases)
 
-    def _save(self, *, is_last: bool, error: BaseException | None = None, releases: bool = False) -> Problems:
+    def save_step(self, step: StepRecord) -> None:
+        """Commit what is pending with the record of a step that has ended well.
+
+        Raises:
+            StateConflict: what is pending is refused; the record of the step is kept all the same.
+        """
+        self._save(is_last=False, steps=(step,))
+
+    def _save(
+        self,
+        *,
+        is_last: bool,
+        error: BaseException | None = None,
+        releases: bool = False,
+        steps: tuple[StepRecord, ...] = (),
+    ) -> Problems:
         """Commit what is pending with the record, if that is to be written now; returns what cannot be stored."""
         self._saved_at = clock.monotonic()
 
         def record(pending: Pending) -> Run | None:
             if is_last:
                 self._end_record(UnstorableValue(pending.problems) if pending.problems and error is None else error)
-            return self._current_record() if is_last or (pending.operations and not self.recorded) else None
+            is_due = bool(pending.operations or steps) and not self.recorded
+            return self._current_record() if is_last or is_due else None
 
         with self._lock:
+            if is_last:
+                steps = self.steps.to_note()
+            beside = Beside(
+                run_id=self.run_id,
+                attempt=self._record.attempt,
+                steps=steps,
+                forgets_results=is_last and error is None and self.steps.has_results,
+                releases=releases,
+            )
             try:
-                saved = self.session.save(record, run_id=self.run_id, releases=releases)
+                saved = self.session.save(record, beside)
             except (StateConflict, LeaseLost) as refusal:
-                self._keep_refused(refusal)
+                self._keep_refused(refusal, steps)
                 raise
-            self.recorded = self.recorded or is_last or saved.patch is not None
+            self.recorded = self.recorded or is_last or saved.patch is not None or bool(steps)
             if saved.patch is not None:
                 self._patches.append(saved.patch)
         deferred, self._deferred = self._deferred, None
@@ -317,11 +398,12 @@ class ActiveRun:
             raise deferred
         return saved.problems
 
-    def _keep_refused(self, refusal: StateConflict | LeaseLost) -> None:
+    def _keep_refused(self, refusal: StateConflict | LeaseLost, steps: tuple[StepRecord, ...]) -> None:
         self._note_refused(refusal)
         if self.ended:
             self._end_record(refusal)
-        self.session.write_run(self._current_record())
+        beside = Beside(self.run_id, self._record.attempt, steps)
+        self.session.write_run(self._current_record(), beside)
         self.recorded = True
 
     def _note_refused(self, refusal: StateConflict | LeaseLost) -> None:
@@ -334,7 +416,8 @@ class ActiveRun:
             ended_at=clock.now(),
             output=codec.encode_or_mark(self._output.value, self._types),
             error=failure_of(error),
-            usage=self._meter.usage,
+            usage=self._record.usage + self._meter.usage,
+            savings=self._record.savings + self.steps.savings,
         )
 
     def _current_record(self) -> Run:
@@ -413,6 +496,7 @@ def flow(run: ActiveRun, function: Callable[[], Any], *, events: bool, plain: bo
             flow then emits a `Handover` and goes on in whichever driver that needs.
     """
     try:
+        run.tells = events
         run.enter()
         if run.lease is not None:
             waiting = functools.partial(run.waiting, events)
@@ -435,9 +519,10 @@ def flow(run: ActiveRun, function: Callable[[], Any], *, events: bool, plain: bo
 
 def _body(run: ActiveRun, function: Callable[[], Any], events: bool, plain: bool) -> Flow:
     result = yield Call(function, run.scope)
-    run.iterator = result if inspect.isgenerator(result) or inspect.isasyncgen(result) else None
-    if plain and (run.iterator is not None or inspect.isawaitable(result)):
-        yield Emit(Handover(result))
+    kind = kind_of(result)
+    run.iterator = result if kind in ("stream", "astream") else None
+    if plain and kind != "value":
+        yield Emit(Handover(kind))
         if run.iterator is None:
             result = yield Call(functools.partial(_itself, result), run.scope)
     if run.iterator is None:
@@ -486,6 +571,9 @@ def _itself(awaitable: Any) -> Any:
 
 
 def _saved(run: ActiveRun) -> Flow:
+    told, run.told = run.told, []
+    for response in told:
+        yield Emit(run.stamp(response))
     for patch in run.saved_patches():
         data = {"patch": codec.parse_json(patch), "version": run.session.version}
         yield Emit(run.stamp(RunResponse(event=RunEvent.state_saved, data=data)))

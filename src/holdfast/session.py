@@ -38,7 +38,8 @@ from holdfast.errors import (
 from holdfast.live import Live
 from holdfast.merging import Overlap, disputed
 from holdfast.operations import Operation
-from holdfast.records import Commit, Run, Snapshot
+from holdfast.records import Commit, Run, Snapshot, StepRecord
+from holdfast.retracing import StateChange, Undoing
 from holdfast.standing import Merged, Pending, Problems, Standing, with_seeds
 from holdfast.state import SessionState
 from holdfast.storage.base import Storage
@@ -58,6 +59,25 @@ class Saved:
 
     patch: bytes | None
     problems: Problems
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is written in one transaction with a change."""
+
+    run_id: str = ""
+    """Of the run that made it."""
+    attempt: int = 1
+    """Which attempt of that run."""
+    steps: tuple[StepRecord, ...] = ()
+    """Records of its steps."""
+    forgets_results: bool = False
+    """Whether the results of its steps are not needed any more."""
+    releases: bool = False
+    """Whether the lease of a transaction is given up."""
+
+
+NOTHING = Beside()
 
 
 @dataclass
@@ -149,15 +169,12 @@ class Session:
                     self._commit(pending)
             self.load()
 
-    def save(
-        self, record: Callable[[Pending], Run | None] | None = None, *, run_id: str = "", releases: bool = False
-    ) -> Saved:
+    def save(self, record: Callable[[Pending], Run | None] | None = None, beside: Beside = NOTHING) -> Saved:
         """Commit everything that is pending, and with it the record of a run.
 
         Args:
             record: makes the record to write, told what is pending; None writes none.
-            run_id: of the run that made the changes.
-            releases: whether the lease of a transaction is given up with it, if anything is committed.
+            beside: what else is written with it. A lease is given up only if anything is committed.
 
         Raises:
             StateConflict, SessionDeleted, LeaseLost: with `patch`, the changes that were refused.
@@ -168,8 +185,8 @@ class Session:
             self._resolve()
             pending = self.collect()
             run = record(pending) if record is not None else None
-            saved = Saved(self._commit(pending, run, run_id, releases=releases), pending.problems)
-            self.was_released = releases and saved.patch is not None
+            saved = Saved(self._commit(pending, run, beside), pending.problems)
+            self.was_released = beside.releases and saved.patch is not None
             return saved
 
     def load(self) -> None:
@@ -278,15 +295,87 @@ class Session:
         """Whether all that is pending are the defaults of a session that is not stored yet."""
         return not self._here().view.version and pending.values == self._live.encoded_defaults()
 
-    def write_run(self, run: Run) -> None:
-        """Write the record of a run and nothing else.
+    def write_run(self, run: Run | None, beside: Beside = NOTHING) -> None:
+        """Write the record of a run, and what is beside it, but no change.
 
         Raises:
             SessionDeleted: the session that the run began from was deleted.
+            RunTakenOver: the run was resumed elsewhere.
         """
         stored = self._standing.stored if self._standing is not None else None
         base, incarnation = (stored.version, stored.incarnation) if stored is not None else (0, "")
-        self.storage.commit(self._commit_of(base, incarnation, clock.new_id(), None, run=run))
+        self.storage.commit(self._commit_of(base, incarnation, clock.new_id(), None, run=run, **_parts(run, beside)))
+
+    def undo(self, undoing: Undoing, run: Run, resumed: Run) -> None:
+        """Commit what undoes a run, with the record of its next attempt.
+
+        Args:
+            undoing: made from what is stored now.
+            run: the record of the next attempt.
+            resumed: the record that was read, which must still be so.
+
+        Raises:
+            VersionConflict: others have committed meanwhile; nothing was changed.
+            RunTakenOver: somebody else was faster; nothing was changed.
+        """
+        encoded = patch.encode_patch(undoing.operations) if undoing.operations else None
+        document = undoing.document
+        beside = Beside(run.run_id, run.attempt)
+        self.storage.commit(
+            self._commit_of(
+                undoing.version,
+                document.incarnation if undoing.version else "",
+                clock.new_id(),
+                encoded,
+                run=run,
+                resumes=resumed,
+                lease_id=self.lease_id,
+                **_parts(run, beside),
+            )
+        )
+
+    # -- what a step changes ------------------------------------------------------------------------------------
+
+    def mark(self) -> StoredDocument:
+        """The live state as it is now, to find out later what was changed after that; unstorable values left out."""
+        with self._lock:
+            pending = self.collect()
+            view = self._here().view
+            return view.edited(pending.operations, pending.values) if pending.operations else view
+
+    def changes_since(self, mark: StoredDocument) -> StateChange | None:
+        """What was changed in the live state since a mark; None for nothing."""
+        with self._lock:
+            now = self.mark()
+            names = now.names()
+            values = {name: self._values.encoded(now, name) for name in now.names_changed_since(mark)}
+            values = {
+                name: data
+                for name, data in values.items()
+                if name not in mark or self._values.encoded(mark, name) != data
+            }
+            operations = self._difference(mark, names, dict(values))
+            if not operations:
+                return None
+            return StateChange.of(operations, lambda name: self._values.encoded(mark, name))
+
+    def repeat(self, change: StateChange) -> None:
+        """Make a change in the live state again, in place.
+
+        Raises:
+            Misplaced: what it changed inside of a list is not known to be in the same place now.
+        """
+        with self._lock:
+            now = self.mark()
+            operations = change.operations()
+            names = {operation.path[0] for operation in operations}
+            values = {name: self._values.encoded(now, name) for name in names if name in now}
+            change.require_places(values)
+            patch.apply(values, operations)
+            gone = [name for name in names if name not in values]
+            # In the order in which the operations put them there.
+            moved = [op.path[0] for op in operations if op.op == "add" and len(op.path) == 1]
+            self._live.assign(values, gone, moved)
 
     def take_for_transaction(self) -> bool:
         """Be the one thread of this object that is in a transaction; False while another is."""
@@ -303,14 +392,12 @@ class Session:
 
     # -- commits ------------------------------------------------------------------------------------------------
 
-    def _commit(
-        self, pending: Pending, run: Run | None = None, run_id: str = "", *, releases: bool = False
-    ) -> bytes | None:
+    def _commit(self, pending: Pending, run: Run | None = None, beside: Beside = NOTHING) -> bytes | None:
         if not pending.operations:
-            if run is not None:
-                self.write_run(run)
+            if run is not None or beside.steps:
+                self.write_run(run, beside)
             return None
-        parts = {"run": run, "run_id": run_id, "lease_id": self.lease_id, "releases": releases}
+        parts = {"run": run, "lease_id": self.lease_id, "releases": beside.releases, **_parts(run, beside)}
         attempt = _Attempt(pending, clock.new_id(), Settling(self.on_conflict, self._types), parts)
         return self._write(attempt)
 
@@ -569,6 +656,16 @@ class Session:
             values[name] = value
             operations.append(Operation("add", (name,), value))
         return operations
+
+
+def _parts(run: Run | None, beside: Beside) -> dict[str, Any]:
+    """What a commit writes beside its change, but for the lease."""
+    return {
+        "run_id": beside.run_id,
+        "attempt": beside.attempt if run is None else run.attempt,
+        "steps": beside.steps,
+        "forgets_results": beside.forgets_results,
+    }
 
 
 _NOWHERE = StoredDocument("", 0, 0)

@@ -158,6 +158,10 @@ class StoredDocument:
         document._change(operations, values)
         return document
 
+    def names_changed_since(self, earlier: StoredDocument) -> list[str]:
+        """Names whose values may be others than in an earlier document; all whose values are is among them."""
+        return [name for name, entry in self._entries.items() if earlier._entries.get(name) is not entry]
+
     def snapshot(self, encoded: Read) -> Snapshot | None:
         """What is to be stored whole with the commit that made this document; None when that is not due."""
         if not self._is_snapshot_due():

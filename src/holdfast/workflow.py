@@ -13,23 +13,25 @@ import copy
 import functools
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
-from weakref import WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
 from holdfast import clock, codec
 from holdfast.agent import Agent, is_pydantic_agent
 from holdfast.conflicts import unbound, valid_policy
-from holdfast.declared import Types
-from holdfast.drivers import Flow, astream, begin, stream
-from holdfast.errors import InvalidInput, RunInProgress, UnstorableValue
+from holdfast.declared import Types, hints_of
+from holdfast.errors import InvalidInput, RunInProgress, RunNotFound, RunNotResumable, UnstorableValue
+from holdfast.frames import require_no_step, require_state
 from holdfast.heartbeat import heartbeat
 from holdfast.leases import Lease, Transaction
 from holdfast.records import Run, RunStatus
-from holdfast.response import RunResponse
-from holdfast.running import ActiveRun, current, flow
+from holdfast.run_function import RunFunction
+from holdfast.running import ActiveRun
 from holdfast.session import Session
 from holdfast.standing import Problems
+from holdfast.steps import Stepping
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
 
@@ -39,7 +41,7 @@ MAX_ID_LENGTH = 255
 _RESERVED = frozenset({"session_id", "storage", "user_id", "workflow_id", "name", "session_state"})
 
 
-class Workflow:
+class Workflow(Stepping):
     """A workflow whose `session_state` is kept under a session id.
 
     Subclass it and write `run()`: a plain function, a generator, a coroutine function or an async generator. What
@@ -154,7 +156,9 @@ class Workflow:
 
         Raises:
             StorageError: it could not be loaded.
+            StepStateError: a step that must leave it alone asks for it.
         """
+        require_state("self.session_state")
         return self._session.state
 
     @session_state.setter
@@ -163,6 +167,52 @@ class Workflow:
         current_state = self.session_state
         current_state.clear()
         current_state.update(new)
+
+    def resume(self, run_id: str, *, stream_events: bool = False) -> Any:
+        """Go on with a run of this session that failed, was cancelled, or whose process died.
+
+        It runs again with the same arguments, from the session without its own earlier changes. Steps that it had
+        finished are answered from its record, together with what they changed in the session state.
+
+        Args:
+            run_id: of the run.
+            stream_events: hand out the framework's own events as well.
+
+        Returns:
+            what `run()` would; for a run that has completed, its recorded result.
+
+        Raises:
+            RunNotFound: the session has no such run.
+            RunNotResumable: it is still going on; others have changed what it had changed; or what was recorded of it
+                does not suffice.
+            RunTakenOver: somebody else has just resumed it.
+
+        >>> class Counter(Workflow):
+        ...     def run(self, fails: bool) -> str:
+        ...         self.session_state["n"] = self.session_state.get("n", 0) + 1
+        ...         return self.step("divide", lambda: 1 // 0 if Counter.is_broken else "done")
+        ...     is_broken = True
+        >>> counter = Counter()
+        >>> counter.run(fails=True)
+        Traceback (most recent call last):
+        ZeroDivisionError: integer division or modulo by zero
+        >>> Counter.is_broken = False
+        >>> counter.resume(counter.run_id).content, counter.session_state
+        ('done', {'n': 1})
+        """
+        run_id = check_id("run_id", run_id)
+        owner = self.user_id or ""
+        found = self.storage.find_runs(owner, session_id=self.session_id, run_id=run_id)
+        if not found:
+            raise RunNotFound(run_id=run_id, where=f"session {self.session_id!r}")
+        (record,) = found
+        if record.status in (RunStatus.running, RunStatus.waiting):
+            raise RunNotResumable(
+                run_id=run_id,
+                session_id=self.session_id,
+                reason=f"it is still {record.status}, and something was heard of its process just now",
+            )
+        return _wrapped_runs[type(self).run].resumed(self, record, events=stream_events)
 
     def write_to_storage(self) -> int:
         """Commit the session state now.
@@ -207,6 +257,7 @@ class Workflow:
         >>> watching.refresh(), watching.session_state
         (1, {'n': 1})
         """
+        require_no_step("self.refresh()")
         if self._session.is_exclusive:
             return self._session.version  # nobody else can have changed anything
         self._session.refresh()
@@ -232,6 +283,7 @@ class Workflow:
         >>> Counter().run().content
         1
         """
+        require_no_step("self.transaction()")
         active = self._active
 
         def save(releases: bool) -> Problems:
@@ -281,15 +333,35 @@ class Workflow:
             process_id=heartbeat().process_id,
             input=codec.encode_or_mark(given, self._types),
         )
+        return self._active_run(record)
+
+    def _active_run(self, record: Run, *, resumed: Run | None = None) -> ActiveRun:
         return ActiveRun(
             self._session,
             record,
+            resumed=resumed,
+            workflow=ref(self),
             types=self._types,
             rollback=self.on_error == "rollback",
             lease=None if self.concurrency == "merge" else Lease(self._session, waits=self.concurrency == "queue"),
             claim=self._claim,
             release=self._let_go,
         )
+
+    def _next_attempt(self, record: Run) -> ActiveRun:
+        """A run that goes on with one that was recorded."""
+        again = replace(
+            record,
+            status=RunStatus.running,
+            process_id=heartbeat().process_id,
+            ended_at=None,
+            output=None,
+            error=None,
+            refused_patch=None,
+            refused_version=None,
+            attempt=record.attempt + 1,
+        )
+        return self._active_run(again, resumed=record)
 
     def _claim(self, run: ActiveRun) -> None:
         with self._claiming:
@@ -305,7 +377,7 @@ class Workflow:
 
 
 # Kept apart: a mark on the function would be copied by `functools.wraps` to functions that are not wrapped.
-_wrapped_runs: WeakSet[Callable[..., Any]] = WeakSet()
+_wrapped_runs: WeakKeyDictionary[Callable[..., Any], RunFunction] = WeakKeyDictionary()
 
 
 def _wrap_run(cls: type[Workflow]) -> None:
@@ -328,105 +400,15 @@ def _wrap_run(cls: type[Workflow]) -> None:
 
 
 def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The user's `run()`, run as a run: the one place where plain and async workflows part."""
-    parameters = Parameters(function)
-    yields = inspect.isgeneratorfunction(function)
-    awaits = inspect.iscoroutinefunction(function)
-    ayields = inspect.isasyncgenfunction(function)
+    """The user's `run()`, run as a run."""
+    run_function = RunFunction(function)
 
     @functools.wraps(function)
     def run(self: Workflow, *args: Any, **kwargs: Any) -> Any:
-        if self._active is not None and self._active.encloses(current.get()):
-            return function(self, *args, **kwargs)
-        events = "stream_events" not in parameters.names and bool(kwargs.pop("stream_events", False))
-        given = parameters.given(self, args, kwargs)
-        active = self._new_run(given)
-        is_plain = not (yields or awaits or ayields)
-        steps = flow(active, functools.partial(function, self, *args, **kwargs), events=events, plain=is_plain)
-        if is_plain:
-            return _called(active, steps, events)
-        if yields:
-            return _streamed(active, steps)
-        return astream(steps) if ayields or events else _acomplete(active, steps)
+        return run_function.called(self, args, kwargs)
 
-    _wrapped_runs.add(run)
+    _wrapped_runs[run] = run_function
     return run
-
-
-class Parameters:
-    """The parameters of a `run()`, to find out what each is given."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._signature = inspect.signature(function)
-        parameters = list(self._signature.parameters.values())[1:]
-        self.names = [parameter.name for parameter in parameters]
-        self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        self._is_simple = all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
-
-    def given(self, workflow: Workflow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The argument of each parameter by name, defaults included.
-
-        Raises:
-            TypeError: the arguments do not fit, with Python's own message.
-        """
-        if self._is_simple and len(args) <= len(self.names):
-            by_place = dict(zip(self.names, args, strict=False))
-            given = {**self._defaults, **by_place, **kwargs}
-            # In nearly every call all is well, and this costs a tenth of what `bind` does.
-            if given.keys() == set(self.names) and not by_place.keys() & kwargs.keys():
-                return given
-        bound = self._signature.bind(workflow, *args, **kwargs)
-        bound.apply_defaults()
-        return dict(list(bound.arguments.items())[1:])
-
-
-def _streamed(active: ActiveRun, steps: Flow) -> Any:
-    responses = stream(steps)
-    active.generator = ref(responses)
-    return responses
-
-
-def _called(active: ActiveRun, steps: Flow, events: bool) -> Any:
-    """Run a plain function. When it returned an iterator or an awaitable, the run goes on in that."""
-    try:
-        emitted, handover = begin(steps)
-    except RuntimeError as error:
-        _raise_as_raised(error)
-    if handover is None:
-        return iter(emitted) if events else active.result
-    if inspect.isgenerator(handover.result):
-        return _chained(emitted, _streamed(active, steps)) if events else _streamed(active, steps)
-    if inspect.isasyncgen(handover.result) or events:
-        return _achained(emitted, astream(steps)) if events else astream(steps)
-    return _acomplete(active, steps)
-
-
-def _chained(emitted: list[RunResponse], rest: Iterator[RunResponse]) -> Iterator[RunResponse]:
-    yield from emitted
-    yield from rest
-
-
-async def _achained(emitted: list[RunResponse], rest: AsyncIterator[RunResponse]) -> AsyncIterator[RunResponse]:
-    for response in emitted:
-        yield response
-    async for response in rest:
-        yield response
-
-
-async def _acomplete(active: ActiveRun, steps: Flow) -> Any:
-    try:
-        async for _ in astream(steps):
-            pass
-    except RuntimeError as error:
-        _raise_as_raised(error)
-    return active.result
-
-
-def _raise_as_raised(error: RuntimeError) -> NoReturn:
-    """Raise the user's StopIteration or StopAsyncIteration, which no generator lets through as it is (PEP 479)."""
-    if isinstance(error.__cause__, StopIteration | StopAsyncIteration):
-        raise error.__cause__ from None
-    raise error
 
 
 def check_id(what: str, value: Any) -> str:
@@ -485,17 +467,6 @@ def _annotations(cls: type[Workflow]) -> Iterable[Any]:
         for value in vars(base).values():
             if isinstance(value, Agent):
                 yield value.output_type
-        if inspect.isfunction(method := vars(base).get("run")):
-            yield from _hints(inspect.unwrap(method))
-
-
-def _hints(function: Callable[..., Any]) -> Iterable[Any]:
-    """The annotations of a function, without those whose names cannot be resolved."""
-    for annotation in inspect.get_annotations(function).values():
-        if not isinstance(annotation, str):
-            yield annotation
-            continue
-        try:
-            yield eval(annotation, getattr(function, "__globals__", {}))  # the class's own source
-        except (NameError, AttributeError):
-            continue  # imported for type checkers only, so no value of it can be met here
+        for name, value in vars(base).items():
+            if inspect.isfunction(value) and (name == "run" or hasattr(value, "__holdfast_step__")):
+                yield from hints_of(value)

@@ -1,0 +1,151 @@
+"""Which step the code is in, and what it may do there.
+
+Rules that must stay true:
+- a frame lasts for one computation of one step; what it calls, on other threads too, is inside of it;
+- what a step may not do is refused when it is done, by whoever is asked for it, with an error that names the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from holdfast.errors import StepStateError
+
+if TYPE_CHECKING:
+    from holdfast.agent import Agent
+
+_current: ContextVar[Frame | None] = ContextVar("holdfast_step", default=None)
+_is_parallel: ContextVar[bool] = ContextVar("holdfast_parallel", default=False)
+
+
+class Frame:
+    """One computation of a step.
+
+    Args:
+        step: its name.
+        number: its number in the run, 0 outside of runs.
+        key: what identifies it.
+        may_use_state: whether it may read and change the session state.
+    """
+
+    __slots__ = ("agents", "key", "may_use_state", "number", "outer", "step")
+
+    def __init__(self, step: str, number: int, key: bytes, *, may_use_state: bool) -> None:
+        self.step = step
+        self.number = number
+        self.key = key
+        self.outer = _current.get()
+        self.may_use_state = may_use_state and (self.outer is None or self.outer.may_use_state)
+        self.agents: list[Agent] = []
+        """Agents that it ran, in the order in which they ended."""
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Around every stretch of the step's code."""
+        before = _current.get()
+        _current.set(self)
+        try:
+            yield
+        finally:
+            # Not by a token: whoever closes a coroutine may do it in another context, where nothing is to be undone.
+            if _current.get() is self:
+                _current.set(before)
+
+    def is_inside(self, key: bytes) -> bool:
+        """Whether it, or a step that it was called from, is the one with this key."""
+        frame: Frame | None = self
+        while frame is not None:
+            if frame.key == key:
+                return True
+            frame = frame.outer
+        return False
+
+
+def current_frame() -> Frame | None:
+    """The step that the code is in; None outside of steps."""
+    return _current.get()
+
+
+def note_agent(agent: Agent) -> None:
+    """An agent has answered: every step that the code is in ran it."""
+    frame = _current.get()
+    while frame is not None:
+        frame.agents.append(agent)
+        frame = frame.outer
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What an agent that is a step is asked."""
+
+    message: Any
+    stream: bool
+    stream_events: bool
+    history: Any
+
+
+answering: list[Callable[[Agent, Question, bool], Any]] = []
+"""How runs answer agents that are steps. The module of steps puts itself here: it stands above the agents, and an agent
+does without it."""
+
+
+def ask(agent: Agent, question: Question, *, is_async: bool = False) -> Any:
+    """What the run that the code is in gives for the agent's answer; NotImplemented outside of runs."""
+    return answering[0](agent, question, is_async) if answering else NotImplemented
+
+
+def require_state(what: str) -> None:
+    """Refuse what a step does with the session state, if it must not touch that.
+
+    Raises:
+        StepStateError: the code is in such a step.
+    """
+    frame = _current.get()
+    if frame is not None and not frame.may_use_state:
+        raise StepStateError(
+            step=frame.step,
+            what=f"uses {what}, which neither its key nor its record tells of",
+            advice="Give it what it needs as an argument and let it return a value; or, if it is kept beyond its run, "
+            "say what it depends on: depends=lambda self: self.session_state[...] with ignore=['session_state'].",
+        )
+
+
+def require_no_step(what: str) -> None:
+    """Refuse what no step may do.
+
+    Raises:
+        StepStateError: the code is in a step.
+    """
+    frame = _current.get()
+    if frame is not None:
+        raise StepStateError(
+            step=frame.step,
+            what=f"uses {what}, so that its own changes could not be told from those of other runs",
+            advice="Do it in run(), outside of the step.",
+        )
+
+
+def is_parallel() -> bool:
+    """Whether the code runs beside other steps of the same run."""
+    return _is_parallel.get()
+
+
+@contextmanager
+def in_parallel() -> Iterator[None]:
+    """Inside, steps run beside others."""
+    before = _is_parallel.get()
+    _is_parallel.set(True)
+    try:
+        yield
+    finally:
+        _is_parallel.set(before)
+
+
+def agents_of(workflow: Any, ran: list[Agent]) -> dict[str, Agent]:
+    """Those of a workflow's own agents that were run, by attribute."""
+    identities = {id(agent) for agent in ran}
+    return {name: value for name, value in vars(workflow).items() if id(value) in identities}

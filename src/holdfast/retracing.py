@@ -1,0 +1,165 @@
+"""The changes of one run, undone and made again.
+
+Rules that must stay true:
+- what one run changed is undone on top of everything that others have committed since, or not at all: where they
+  changed the same places, nobody decides;
+- a change inside of a list is made again only where the list is known to be what it was: elsewhere its place would
+  be a guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from holdfast import clock, patch
+from holdfast.declared import NO_TYPES
+from holdfast.difference import diff, displaced
+from holdfast.edits import Members, operations_of
+from holdfast.errors import RunNotResumable, VersionNotKept
+from holdfast.merging import Overlap
+from holdfast.operations import Operation, decode_patch, encode_patch, pointer_of
+from holdfast.records import Change, Run
+from holdfast.standing import Pending, Standing
+from holdfast.storage.base import Storage
+from holdfast.stored import StoredDocument
+from holdfast.values import StoredValues
+
+
+class Misplaced(Exception):
+    """The list that a change was made in is another one now; its argument is the path of the list."""
+
+
+class StateChange(msgspec.Struct, frozen=True):
+    """What a step changed in the session state."""
+
+    patch: msgspec.Raw
+    bases: dict[str, str]
+    """By name: the digest of the value that has lists which were changed inside, as it was before."""
+
+    @classmethod
+    def of(cls, operations: Sequence[Operation], before: Callable[[str], bytes]) -> StateChange:
+        """Note operations.
+
+        Args:
+            before: finds the encoded value of a name, as it was before them.
+        """
+        bases = {operation.path[0]: "" for operation in operations if _is_in_a_list(operation)}
+        return cls(msgspec.Raw(encode_patch(operations)), {name: _digest(before(name)) for name in bases})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> StateChange:
+        """What `to_bytes` gave."""
+        return msgspec.json.decode(data, type=cls)
+
+    def to_bytes(self) -> bytes:
+        """The change as it is recorded."""
+        return msgspec.json.encode(self)
+
+    def operations(self) -> list[Operation]:
+        """What was done."""
+        return decode_patch(bytes(self.patch))
+
+    def require_places(self, values: Mapping[str, bytes]) -> None:
+        """Check that everything that was changed inside of lists is where it was.
+
+        Raises:
+            Misplaced: it may not be.
+        """
+        for name, digest in self.bases.items():
+            if name not in values or _digest(values[name]) != digest:
+                raise Misplaced(pointer_of((name,)))
+
+
+def _is_in_a_list(operation: Operation) -> bool:
+    # A number may be a key as well; then the check is made without need.
+    return any(patch.is_index(segment) for segment in operation.path[1:])
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+class Undoing:
+    """What undoes, on top of what is stored now, everything that a run has committed since its start.
+
+    Args:
+        storage: where its session is.
+        run: its record.
+
+    Raises:
+        RunNotResumable: others have changed what it changed, or its changes are not kept.
+    """
+
+    def __init__(self, storage: Storage, run: Run) -> None:
+        self._storage = storage
+        self._run = run
+        self._values = StoredValues(storage, run.owner, run.session_id)
+        stored = storage.load(run.owner, run.session_id)
+        if stored is None and run.base_version:
+            raise self._not_resumable("its session was deleted")
+        self.document = StoredDocument.unsaved() if stored is None else StoredDocument.of(stored)
+        """What is stored now, and then what will be when `operations` are committed on top of it."""
+        self.version = self.document.version
+        self.operations: list[Operation] = []
+        changes = () if stored is None else storage.changes(run.owner, run.session_id, after=run.base_version)
+        if len(changes) != self.version - run.base_version:
+            raise self._not_resumable("not all changes of its session since its start are kept (keep_history)")
+        if any(change.run_id == run.run_id for change in changes):
+            self._undo(changes)
+
+    def _undo(self, changes: Sequence[Change]) -> None:
+        later: list[Operation] = []
+        for change in reversed(changes):
+            operations = decode_patch(change.patch)
+            if change.run_id != self._run.run_id:
+                later = [*operations, *later]
+                continue
+            before, after = self._at(change.version - 1), self._at(change.version)
+            inverse = self._inverse(before, after, {operation.path[0] for operation in operations})
+            if not later:
+                self._take(inverse.operations)
+                continue
+            standing = Standing(after, self.document, Members({}), tuple(later))
+            merged = standing.merged(inverse, self._values, self._refuse, NO_TYPES)
+            later = [*operations_of(merged.others), *merged.later]
+            self._take(merged.operations)
+
+    def _take(self, operations: list[Operation]) -> None:
+        if operations:
+            encoded = encode_patch(operations)
+            self.document = self.document.after_changes([Change(self.version + 1, "", "", clock.now(), encoded)])
+            self.operations += operations
+
+    def _at(self, version: int) -> StoredDocument:
+        if version == 0:
+            return StoredDocument.unsaved()
+        try:
+            stored = self._storage.load(self._run.owner, self._run.session_id, at=version)
+        except VersionNotKept:
+            raise self._not_resumable("what it started from is not kept any more (keep_history)") from None
+        if stored is None:
+            raise self._not_resumable("its session was deleted")
+        return StoredDocument.of(stored)
+
+    def _inverse(self, before: StoredDocument, after: StoredDocument, names: Iterable[str]) -> Pending:
+        """What makes a document what it was before one change."""
+        removed, added = displaced(after.names(), before.names())
+        kept = [name for name in names if name in before and name in after and name not in added]
+        new = {name: self._values.encoded(before, name) for name in kept}
+        old = {name: self._values.encoded(after, name) for name in kept}
+        operations = [Operation("remove", (name,), None) for name in removed]
+        operations += diff(old, new)
+        for name in added:
+            new[name] = self._values.encoded(before, name)
+            operations.append(Operation("add", (name,), new[name]))
+        return Pending(operations, new, ())
+
+    def _refuse(self, overlap: Overlap) -> bytes | None:
+        place = pointer_of(tuple(map(str, overlap.path)))
+        raise self._not_resumable(f"another run has changed {place} since, which it had changed as well")
+
+    def _not_resumable(self, reason: str) -> RunNotResumable:
+        return RunNotResumable(run_id=self._run.run_id, session_id=self._run.session_id, reason=reason)

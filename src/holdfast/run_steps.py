@@ -1,0 +1,130 @@
+"""The steps of one run: numbered, found again when the run is resumed, and added up.
+
+Rules that must stay true:
+- a step is found by what it is and was given, and by how many such steps the run had before it; never by its place;
+- each record answers one call only;
+- what is noted of steps of wider scope is bounded, whatever the run does; that they were found is told to the cache
+  when the run ends, once for all.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+
+from holdfast.errors import StorageError
+from holdfast.records import Place, Savings, StepRecord
+from holdfast.storage.base import StepCache
+
+MOST_NOTED = 1_000
+"""How many steps of wider scope are noted with a run: they tell what it did, and nothing depends on them."""
+
+
+class StepWarning(UserWarning):
+    """Something that did not stop a step, and that its user should know."""
+
+
+class RunSteps:
+    """What is known of the steps of one run; may be used from several threads."""
+
+    def __init__(self) -> None:
+        self.savings = Savings()
+        self.has_results = False
+        """Whether results are stored with the run."""
+        self._lock = threading.Lock()
+        self._last = 0
+        self._occurrences: dict[bytes, int] = {}
+        self._recorded: dict[tuple[bytes, int], StepRecord] = {}
+        self._answered: set[int] = set()
+        self._noted: list[StepRecord] = []
+        self._hits: dict[int, tuple[StepCache, Counter[tuple[Place, bytes]]]] = {}
+
+    def recorded(self, records: Iterable[StepRecord]) -> None:
+        """Take over what an earlier attempt of the run has recorded."""
+        with self._lock:
+            for record in records:
+                self._last = max(self._last, record.number)
+                if record.result is not None:
+                    self._recorded[record.key, record.occurrence] = record
+            self.has_results = bool(self._recorded)
+
+    def begin(self, key: bytes) -> tuple[int, int, StepRecord | None]:
+        """A step of the run's own scope begins.
+
+        Returns:
+            its number, how many with the same key began before it, and its record from an earlier attempt.
+        """
+        with self._lock:
+            occurrence = self._occurrences.get(key, 0)
+            self._occurrences[key] = occurrence + 1
+            record = self._recorded.pop((key, occurrence), None)
+            if record is not None:
+                self._answered.add(record.number)
+                return record.number, occurrence, record
+            self._last += 1
+            return self._last, occurrence, None
+
+    def next_number(self) -> int:
+        """The number of a step of wider scope that begins."""
+        with self._lock:
+            self._last += 1
+            return self._last
+
+    def is_noted_whole(self) -> bool:
+        """Whether no more steps of wider scope are noted."""
+        return len(self._noted) >= MOST_NOTED
+
+    def note(self, record: StepRecord) -> None:
+        """Remember a step of wider scope, to be recorded when the run ends."""
+        with self._lock:
+            if len(self._noted) < MOST_NOTED:
+                self._noted.append(record)
+
+    def save(self, savings: Savings) -> None:
+        """Add what a step that was answered has saved."""
+        with self._lock:
+            self.savings = self.savings + savings
+
+    def found(self, cache: StepCache, place: Place, key: bytes) -> None:
+        """An entry of the step cache was used."""
+        with self._lock:
+            self._hits.setdefault(id(cache), (cache, Counter()))[1][place, key] += 1
+
+    def conclude(self, run_id: str, *, is_complete: bool) -> None:
+        """The run has ended: tell the cache what was used, and warn of what was recorded for nothing."""
+        with self._lock:
+            hits, self._hits = self._hits, {}
+        for cache, counted in hits.values():
+            try:
+                cache.count_hits(counted)
+            except StorageError as error:
+                warnings.warn(f"How often results of steps were used could not be recorded: {error}", StepWarning, 2)
+        unasked = self.unasked() if is_complete else ()
+        if unasked:
+            names = ", ".join(dict.fromkeys(record.name for record in unasked))
+            warnings.warn(
+                f"Run {run_id!r} was resumed and did not ask for {len(unasked)} of its recorded steps ({names}): its "
+                "code or what it depends on has changed since.",
+                StepWarning,
+                2,
+            )
+
+    def to_note(self) -> tuple[StepRecord, ...]:
+        """What is to be recorded of steps of wider scope."""
+        with self._lock:
+            return tuple(self._noted)
+
+    def unasked(self) -> tuple[StepRecord, ...]:
+        """Records of an earlier attempt that the run did not ask for, but for those inside of ones that it did."""
+        with self._lock:
+            left = sorted(self._recorded.values(), key=lambda record: record.number)
+            answered = set(self._answered)
+        unasked = []
+        for record in left:
+            if record.within in answered:
+                answered.add(record.number)
+            else:
+                unasked.append(record)
+        return tuple(unasked)
