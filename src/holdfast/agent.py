@@ -213,7 +213,7 @@ class Agent:
             question = frames.Question(message, stream=stream, stream_events=stream_events, history=history)
             if (answered := frames.ask(self, question)) is not NotImplemented:
                 return answered  # type: ignore[no-any-return]
-        return self._run(message, stream=stream, stream_events=stream_events, history=history)
+        return self._run(message, stream=stream, stream_events=stream_events, history=history)  # type: ignore[no-any-return]
 
     def _run(self, message: Any, *, stream: bool = False, stream_events: bool = False, history: History = None) -> Any:
         """Ask, whatever has been recorded."""
@@ -231,7 +231,7 @@ class Agent:
         'HELLO'
         """
         (response,) = agent_loop.iterate(_within(seconds, self._arun(message, history=history)))
-        return response  # type: ignore[no-any-return]
+        return response
 
     @overload
     def arun(
@@ -267,7 +267,7 @@ class Agent:
             question = frames.Question(message, stream=stream, stream_events=stream_events, history=history)
             if (answered := frames.ask(self, question, is_async=True)) is not NotImplemented:
                 return answered  # type: ignore[no-any-return]
-        return self._arun(message, stream=stream, stream_events=stream_events, history=history)
+        return self._arun(message, stream=stream, stream_events=stream_events, history=history)  # type: ignore[no-any-return]
 
     def _arun(self, message: Any, *, stream: bool = False, stream_events: bool = False, history: History = None) -> Any:
         """Ask, whatever has been recorded."""

@@ -38,8 +38,8 @@ class Frame:
         self.step = step
         self.number = number
         self.key = key
-        self.outer = _current.get()
-        self.may_use_state = may_use_state and (self.outer is None or self.outer.may_use_state)
+        self.outer: Frame | None = _current.get()
+        self.may_use_state: bool = may_use_state and (self.outer is None or self.outer.may_use_state)
         self.agents: list[Agent] = []
         """Agents that it ran, in the order in which they ended."""
 

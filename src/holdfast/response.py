@@ -141,7 +141,8 @@ class Unread:
         return messages_from(json.loads(self.text))
 
 
-_messages_slot: Any = RunResponse.messages  # the descriptor of the slot, which a property now stands in front of
+# A property stands in front of the descriptor of the slot.
+_messages_slot: Any = vars(RunResponse)["messages"]
 
 
 def unread_messages(response: RunResponse) -> list[Any] | Unread:
@@ -161,4 +162,4 @@ def _set_messages(response: RunResponse, messages: Any) -> None:
     _messages_slot.__set__(response, messages)
 
 
-RunResponse.messages = property(_read_messages, _set_messages)  # type: ignore[assignment]
+setattr(RunResponse, "messages", property(_read_messages, _set_messages))  # noqa: B010  # a type checker sees a list

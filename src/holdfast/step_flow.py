@@ -191,9 +191,9 @@ def _repeat(asked: Asked, change: StateChange) -> None:
     except Misplaced as misplaced:
         raise StepStateError(
             step=asked.name,
-            what=f"changed places inside of a list at {misplaced} of the session state, and the list is another one now",
-            advice="Nobody can tell where its changes belong: run the workflow anew, or let the step return a value and "
-            "change the state in run().",
+            what=f"changed places inside of a list at {misplaced} of the session state, and that list is another now",
+            advice="Nobody can tell where its changes belong: run the workflow anew; or let the step return a value, "
+            "and change the state in run().",
         ) from None
 
 
@@ -224,7 +224,7 @@ def for_others(asked: Asked) -> Flow:
     control = allowed()
     if not control.reads and not control.writes:
         return (yield from _only_computed(asked))
-    since: float | None = 0.0
+    since = 0.0
     if control.reads:
         entry = yield Store(functools.partial(_find, asked))
         if entry is not None and (given := decoded(asked, entry.result)) is not None:
@@ -301,7 +301,7 @@ def _flown(asked: Asked, since: float) -> Flow:
     try:
         entry = yield from _claimed(asked, lease, since)
         if entry is None:
-            given, entry = yield from _led(asked, flight, lease)
+            given, entry = yield from _led(asked, lease)
             asked.value = given.value
             return given.value
     except GeneratorExit:
@@ -370,7 +370,7 @@ def _claimed(asked: Asked, lease: EntryLease, since: float) -> Flow:
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
-def _led(asked: Asked, flight: Flight, lease: EntryLease) -> Flow:
+def _led(asked: Asked, lease: EntryLease) -> Flow:
     """Compute it and store what came of it."""
     given, frame = yield from _alone(asked, lease)
     entry = None
@@ -431,7 +431,7 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     run = asked.run
     asked.tell(RunEvent.step_started)
     frame = Frame(asked.name, run.steps.next_number() if run is not None else 0, asked.key, may_use_state=False)
-    mark = None
+    mark: Any = None
     if run is not None:
         mark = yield Store(run.session.mark)
     given = yield from _computed(asked, frame, lease)
@@ -466,7 +466,7 @@ def _computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Fl
         reraise=True,
     )
     run = asked.run
-    mark = None if run is None else (yield Store(run.session.mark))
+    mark: Any = None if run is None else (yield Store(run.session.mark))
     for tried in tries:
         if pauses:
             yield Pause(pauses.pop())

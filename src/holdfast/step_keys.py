@@ -88,8 +88,8 @@ def _require_known(step: Step, workflow: Stepping, attributes: Iterable[str], *,
             step=options.name,
             path="self" if name == "self" else f"self.{name}",
             reason="is used, and is not in its key",
-            advice=f"Give it as an argument, or say what it stands for: depends=lambda self: ..., or ignore=[{name!r}] if "
-            "it does not change the result.",
+            advice="Give it as an argument; or say what it stands for: depends=lambda self: ...; or, if it does not "
+            f"change the result, ignore=[{name!r}].",
         )
 
 

@@ -152,7 +152,7 @@ def step(  # noqa: PLR0913  # each is an option that may be left out
                 f"@step decorates a function or method, not a {type(function).__name__}; put it closest."
             )
         options = Options(
-            name=name or getattr(function, "__name__", type(function).__name__),
+            name=name or str(getattr(function, "__name__", type(function).__name__)),
             cache=cache_of(cache),
             version=version,
             key=key,
@@ -432,11 +432,7 @@ class Stepping:
         _session: Session
         _types: Types
 
-    @overload
-    def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
-    @overload
-    def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any: ...
-    def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function as a step of the run: any callable, also an agent's `run`.
 
         Args:
@@ -462,20 +458,23 @@ class Stepping:
         """
         known: Step | None = getattr(function, "__holdfast_step__", None)
         workflow = getattr(function, "__self__", None)
-        if known is not None and isinstance(workflow, Stepping):
-            args = (workflow, *args)  # a method that is a step already
+        is_method = known is not None and isinstance(workflow, Stepping)  # a step of a workflow already
+        given = (workflow, *args) if is_method else args
         of = Step(function, Options(name)) if known is None else Step(known.function, replace(known.options, name=name))
-        return of.called(args, kwargs, None if isinstance(workflow, Stepping) and known is not None else self)
+        result: T = of.called(given, kwargs, None if is_method else self)
+        return result
 
     @overload
-    def parallel(self, *calls: Callable[[], Awaitable[T]], limit: int = MOST_AT_ONCE) -> Awaitable[list[T]]: ...
+    def parallel(  # type: ignore[overload-overlap]  # an awaitable is a value as well
+        self, *calls: Callable[[], Awaitable[T]], limit: int = MOST_AT_ONCE
+    ) -> Awaitable[list[T]]: ...
     @overload
     def parallel(self, *calls: Callable[[], T], limit: int = MOST_AT_ONCE) -> list[T]: ...
     def parallel(self, *calls: Callable[[], Any], limit: int = MOST_AT_ONCE) -> Any:
         """Run several steps at the same time: on threads, or as tasks if they are coroutine functions.
 
-        Steps that run so return values and leave the session state alone. When one fails, those that have begun go on to
-        their end and are recorded, no other is begun, and the failure of the first in order is raised.
+        Steps that run so return values and leave the session state alone. When one fails, those that have begun go on
+        to their end and are recorded, no other is begun, and the failure of the first in order is raised.
 
         Args:
             calls: functions without arguments, such as `functools.partial(self.fetch, url)`; all of them coroutine

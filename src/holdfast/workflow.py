@@ -29,7 +29,7 @@ from holdfast.leases import Lease, Transaction
 from holdfast.records import Run, RunStatus
 from holdfast.run_function import RunFunction
 from holdfast.running import ActiveRun
-from holdfast.session import Session
+from holdfast.session import Beside, Session
 from holdfast.standing import Problems
 from holdfast.steps import Stepping
 from holdfast.storage.base import Storage
@@ -289,7 +289,7 @@ class Workflow(Stepping):
         def save(releases: bool) -> Problems:
             if active is not None and self._active is active:
                 return active.save_in_transaction(releases)
-            return self._session.save(releases=releases).problems
+            return self._session.save(beside=Beside(releases=releases)).problems
 
         return Transaction(self._session, active.lease if active is not None else None, save)
 
