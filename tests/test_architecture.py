@@ -49,6 +49,7 @@ LAYERS = [
     "holdfast.drivers",
     "holdfast.heartbeat",
     # agents
+    "holdfast.agent_identity",
     "holdfast.agent",
     "holdfast.agent_run",
     "holdfast.messages",
@@ -69,6 +70,11 @@ LAYERS = [
     "holdfast.values",
     "holdfast.stored",
     "holdfast.state",
+    # what identifies the result of a step
+    "holdfast.fingerprint",
+    "holdfast.canonical",
+    "holdfast.pieces",
+    "holdfast.outlines",
     # storages
     "holdfast.storage.memory",
     "holdfast.storage.sql",
