@@ -71,7 +71,9 @@ LAYERS = [
     "holdfast.stored",
     "holdfast.state",
     # what identifies the result of a step
+    "holdfast.methods",
     "holdfast.fingerprint",
+    "holdfast.sources",
     "holdfast.canonical",
     "holdfast.pieces",
     "holdfast.outlines",
