@@ -174,11 +174,11 @@ class _Found:
                 self._add(f"default of `{name}`", digest)
 
     def _owner(self, value: Any) -> None:
-        if not _is_workflow(value) and not isinstance(value, type):
+        if not is_workflow(value) and not isinstance(value, type):
             self._variable("self", value, is_owner=True)
 
     def _variable(self, name: str, value: Any, is_owner: bool = False) -> None:
-        if isinstance(value, ModuleType) or _is_workflow(value) or (name in ("self", "__class__") and not is_owner):
+        if isinstance(value, ModuleType) or is_workflow(value) or (name in ("self", "__class__") and not is_owner):
             return
         special = self._special(name, value)
         if special is not None:
@@ -234,7 +234,8 @@ def _content(cell: Any) -> Any:
         return _NOT_FOUND  # a variable that has no value yet
 
 
-def _is_workflow(value: Any) -> bool:
+def is_workflow(value: Any) -> bool:
+    """Whether the value is a workflow, found out without importing their module."""
     module = sys.modules.get("holdfast.workflow")
     return module is not None and isinstance(value, module.Workflow)
 
