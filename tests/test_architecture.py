@@ -50,6 +50,7 @@ LAYERS = [
     "holdfast.heartbeat",
     # agents
     "holdfast.agent_identity",
+    "holdfast.model_identity",
     "holdfast.agent",
     "holdfast.agent_run",
     "holdfast.messages",
