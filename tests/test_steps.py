@@ -867,7 +867,10 @@ def test_an_agent_with_a_cache_is_asked_once(storage: Storage, cache: Any) -> No
 
 
 def test_outside_of_a_run_an_agent_with_a_cache_is_asked_each_time() -> None:
-    agent = Agent(lambda message: computed.append(message), cache="session")
+    def answer(message: str) -> None:
+        computed.append(message)
+
+    agent = Agent(answer, cache="session")
     agent.run("a")
     agent.run("a")
     assert computed == ["a", "a"]
