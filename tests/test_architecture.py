@@ -40,6 +40,7 @@ LAYERS = [
     "holdfast.cli.output",
     # the example, and the public names
     "holdfast.blog_post_generator",
+    "holdfast.testing_steps",
     "holdfast.testing",
     "holdfast",
     # workflows
@@ -71,6 +72,7 @@ LAYERS = [
     "holdfast.state",
     # storages
     "holdfast.storage.memory",
+    "holdfast.storage.memory_step_cache",
     "holdfast.storage.sql",
     "holdfast.storage.registry",
     "holdfast.storage.server",
@@ -83,16 +85,20 @@ LAYERS = [
     "holdfast.storage.sqlite",
     "holdfast.storage.gate",
     "holdfast.storage.schema",
+    "holdfast.storage.step_cache",
     "holdfast.storage.writing",
+    "holdfast.storage.attempts",
     "holdfast.storage.checking",
     "holdfast.storage.reading",
     "holdfast.storage.liveness",
     "holdfast.storage.history",
     "holdfast.storage.queries",
     "holdfast.storage.remembered",
+    "holdfast.storage.step_rows",
     "holdfast.storage.rows",
     "holdfast.storage.leasing",
     "holdfast.storage.listing",
+    "holdfast.storage.sweeping",
     "holdfast.storage",
     "holdfast.storage.base",
     # values and changes

@@ -1,5 +1,5 @@
 """Sessions copied from one storage to another, as they are: every version that is kept, with its number, its ids and
-its time, and the records of their runs.
+its time, and the records of their runs and of the steps of these.
 
 Rules that must stay true:
 - whatever is there after any step is what the source was at some version, so that a copy which was broken off is
@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any
 
 from holdfast.errors import SessionDeleted, SessionDiffers, SessionNotFound, VersionNotKept
-from holdfast.records import Change, Commit, Run, RunStatus, SessionInfo, Snapshot, StoredValue
+from holdfast.records import Change, Commit, Run, RunStatus, SessionInfo, Snapshot, StepRecord, StoredValue
 from holdfast.storage.base import Storage
 from holdfast.stored import StoredDocument
 from holdfast.values import StoredValues
@@ -147,8 +147,19 @@ class _Side:
         if self.info is not None:
             digest.add(replace(self.info, snapshot_version=0))
             self._add_history(digest, since, self.version)
-        for _, run in sorted(self.runs.items()):
-            digest.add(run)
+        for run_id, run in sorted(self.runs.items()):
+            digest.add(run, self.digest_of_steps(run_id))
+        return digest.hex()
+
+    def steps(self, run_id: str) -> tuple[StepRecord, ...]:
+        """The recorded steps of a run, with their results."""
+        return self.storage.find_steps(self.owner, self.session_id, run_id, with_results=True)
+
+    def digest_of_steps(self, run_id: str) -> str:
+        """SHA-256 over the steps of a run."""
+        digest = _Digest()
+        for step in self.steps(run_id):
+            digest.add(replace(step, parts=b"", patch=None, result=None), step.parts, step.patch, step.result)
         return digest.hex()
 
     def digest_of_history(self, since: int, upto: int) -> str:
@@ -199,6 +210,9 @@ def _require_beginning(theirs: _Side, ours: _Side) -> None:
         raise _differs(theirs, ours, reason)
     if theirs.runs.keys() - ours.runs.keys():
         raise _differs(theirs, ours, "it has runs of its own")
+    for run_id, run in theirs.runs.items():
+        if run.attempt > ours.runs[run_id].attempt:
+            raise _differs(theirs, ours, f"its run {run_id!r} has been resumed since")
     if theirs.info is None:
         return
     if ours.info is None:
@@ -236,6 +250,7 @@ def _copy_history(ours: _Side, info: SessionInfo, before: _Side) -> int:
                 patch=change.patch,
                 snapshot=snapshots.at(change.version) if change.version in whole else None,
                 run_id=change.run_id,
+                attempt=ours.runs[change.run_id].attempt if change.run_id in ours.runs else 1,
                 created_at=change.created_at,
             )
         )
@@ -265,8 +280,8 @@ class _Snapshots:
 
 
 def _copy_runs(ours: _Side, before: _Side) -> int:
-    """Write the records of runs that are missing, or not what they are now, and return how many."""
-    missing = [run for run_id, run in ours.runs.items() if before.runs.get(run_id) != run]
+    """Write the records of runs that are missing, or not what they are now, with their steps; return how many."""
+    missing = [run for run_id, run in ours.runs.items() if not _is_copied(run, ours, before)]
     for run in missing:
         incarnation = ours.info.incarnation if ours.info else ""
         workflow = ours.info.workflow if ours.info else run.workflow
@@ -280,7 +295,14 @@ def _copy_runs(ours: _Side, before: _Side) -> int:
                 workflow=workflow,
                 patch=None,
                 run=run,
+                attempt=run.attempt,
+                steps=ours.steps(run.run_id),
                 created_at=run.started_at,
             )
         )
     return len(missing)
+
+
+def _is_copied(run: Run, ours: _Side, before: _Side) -> bool:
+    is_same = before.runs.get(run.run_id) == run
+    return is_same and before.digest_of_steps(run.run_id) == ours.digest_of_steps(run.run_id)

@@ -180,6 +180,7 @@ class RefusedChanges:
             patch=encoded,
             snapshot=None if after is None else after.snapshot(lambda name: self._values.encoded(after, name)),
             run_id=run.run_id,
+            attempt=run.attempt,
         )
 
     def _not_found(self) -> SessionNotFound:

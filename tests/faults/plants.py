@@ -207,7 +207,7 @@ _PLANTS: dict[str, Callable[[], Any]] = {
     BLIND: _replaced(writing, "_rebased", overwriting),
     TAKEN: taken,
     UNRECOGNISED: unrecognised,
-    UNVERIFIED: _replaced(rows, "_verify", lambda *_: None),
+    UNVERIFIED: _replaced(rows, "verify", lambda *_: None),
     UNTIDY: untidy,
     UNFENCED: unfenced,
     SWALLOWED: swallowed,

@@ -59,6 +59,23 @@ def valid_limit(limit: int | None) -> int | None:
     return min(limit, LARGEST_LIMIT)
 
 
+def valid_commit(commit: Commit) -> Commit:
+    """Check that what a commit says of runs belongs together, and return it.
+
+    Raises:
+        InvalidInput: its run is of another session, it resumes a run without the record of the next attempt, or it has
+            steps of no run.
+    """
+    run, read = commit.run, commit.resumes
+    if run is not None and (run.owner, run.session_id) != (commit.owner, commit.session_id):
+        raise InvalidInput("Commit.run must be a run of the commit's own owner and session_id.")
+    if read is not None and (run is None or run.run_id != read.run_id or run.attempt <= read.attempt):
+        raise InvalidInput("Commit.resumes needs Commit.run to be the same run in a later attempt.")
+    if (commit.steps or commit.forgets_results) and not commit.run_id and run is None:
+        raise InvalidInput("Commit.steps and Commit.forgets_results need Commit.run_id to say of which run.")
+    return commit
+
+
 Rebase = Callable[[SessionInfo, tuple[Change, ...]], Commit]
 """Makes a commit anew on top of what others have committed since its base: told the session's head and these changes,
 it returns one with the same `commit_id`. It is called inside the transaction, more than once if that is repeated, and
@@ -70,8 +87,11 @@ class Storage(Protocol):
 
     lock_timeout: float
     """Seconds to wait for other writers."""
-    step_cache: StepCache
-    """Where results of steps are kept for later runs."""
+
+    @property
+    def step_cache(self) -> StepCache:
+        """Where results of steps are kept for later runs."""
+        ...
 
     def load(
         self, owner: str, session_id: str, *, known: Known | None = None, at: int | None = None
@@ -118,8 +138,9 @@ class Storage(Protocol):
         Without a patch the session stays at its version, which is returned (0 for none), whatever it is; with a
         base above 0 the session must still be there.
 
-        With steps, their records are written (inserted or replaced). Of a run that is recorded with a later attempt
-        than the commit's, nothing is written.
+        With steps, their records are written (inserted or replaced by number); their run must be recorded, at the
+        latest by this commit. Of a run that is recorded with a later attempt than the commit's (or than its `run`),
+        nothing is written. A commit that resumes a run is not rebased.
 
         With a lease, it must be held. Without one, the session must not be held exclusively.
 
@@ -130,8 +151,9 @@ class Storage(Protocol):
             RunTakenOver: the run has begun a later attempt, or is not any more what `resumes` says; nothing was
                 written.
             SessionDeleted: base is above 0 and there is no session of that incarnation; nothing was written.
+            RunNotFound: steps are of a run that is not recorded; nothing was written.
             InvalidInput: the run is of another session, or the snapshot does not say what one of its names stands
-                for; nothing was written.
+                for, or what is said of runs and steps does not belong together; nothing was written.
             StorageBusy: not begun in time; nothing was written.
             OutcomeUnknown: the backend broke off during the commit; the same commit may be repeated.
         """
@@ -206,7 +228,7 @@ class Storage(Protocol):
         ...
 
     def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
-        """Give a session, its history and its runs another id.
+        """Give a session, its history, its runs and their steps another id. Its entries in the step cache go.
 
         Raises:
             SessionNotFound, SessionExists
@@ -214,7 +236,8 @@ class Storage(Protocol):
         ...
 
     def delete_session(self, owner: str, session_id: str) -> None:
-        """Delete a session and everything that belongs to it: values, history and runs.
+        """Delete a session and everything that belongs to it: values, history, runs with their steps, and its entries
+        in the step cache.
 
         Raises:
             SessionNotFound: it is not stored.
@@ -240,7 +263,8 @@ class Storage(Protocol):
 
 class StepCache(Protocol):
     """Results of steps, for later runs to find; the same rules hold as for `Storage`. It belongs to the database, and
-    all table prefixes share it. `holdfast.testing.StepCacheConformance` is the executable form of this page."""
+    all table prefixes share it, but for what is kept for one session: that is for a session of this prefix.
+    `holdfast.testing_steps.StepCacheConformance` is the executable form of this page."""
 
     def read(self, place: Place, key: bytes) -> Entry | None:
         """The entry of a key with its result, expired or not; None if there is none.
@@ -272,6 +296,9 @@ class StepCache(Protocol):
 
         Args:
             ttl: seconds from now until it expires; None for never.
+
+        Raises:
+            InvalidInput: the entry has no result.
         """
         ...
 
@@ -293,7 +320,12 @@ class StepCache(Protocol):
         session_id: str | None = None,
         limit: int | None = None,
     ) -> tuple[Entry, ...]:
-        """Entries without their results, the newest first; `owner=None` spans all owners."""
+        """Entries without their results, the newest first; `owner=None` spans all owners.
+
+        Raises:
+            InvalidInput: `limit` is not a number from 0.
+            CorruptData: one does not match its checksum.
+        """
         ...
 
     def delete(self, entries: Iterable[tuple[Place, bytes]]) -> int:

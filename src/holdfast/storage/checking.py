@@ -7,11 +7,11 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from holdfast.errors import CorruptData
 from holdfast.records import Finding, SessionInfo
-from holdfast.storage import reading, rows
+from holdfast.storage import reading, rows, step_rows
 from holdfast.storage.listing import Entry
 from holdfast.storage.queries import NO_LIMIT, Statements
 from holdfast.storage.remembered import Remembered
@@ -31,11 +31,15 @@ def _findings(db: Statements) -> Iterator[Finding]:
         rows.read_beats(db.each("beats"), db.where)
     except CorruptData as error:
         yield Finding(db.where, error.facts["what"])
+    runs = set()
     for row in db.all("runs_of_all_owners", session_id=None, run_id=None, limit=NO_LIMIT):
+        runs.add(row[:3])
         try:
             rows.read_run(row, db.where)
         except CorruptData as error:
             yield Finding(_place(row[0], row[1]), error.facts["what"])
+    yield from _step_findings(db, runs)
+    yield from _entry_findings(db)
     yield from _lease_findings(db)
     found = db.all("heads_of_all_owners", session_id=None, least=0, limit=NO_LIMIT)
     heads = {(row[0], row[1]): row for row in found}
@@ -49,6 +53,32 @@ def _findings(db: Statements) -> Iterator[Finding]:
             yield Finding(_place(owner, session_id), error.facts["what"])
             continue
         yield from _session_findings(db, head)
+
+
+def _step_findings(db: Statements, runs: Container[tuple[object, ...]]) -> Iterator[Finding]:
+    """What is wrong with the steps of the runs, each of which is one of these."""
+    for row in db.all("steps_of_all_owners"):
+        place = _place(row[0], row[1])
+        if row[:3] not in runs:
+            yield Finding(place, f"the record of run {row[2]!r} is missing, of which there are steps")
+        try:
+            step_rows.read_step(row, db.where)
+            ((result,),) = db.all("find_step_result", owner=row[0], session_id=row[1], run_id=row[2], number=row[3])
+            if result is not None:
+                step_rows.read_result(result, row[16], db.where, f"step {row[3]} of run {row[2]!r}")
+        except CorruptData as error:
+            yield Finding(place, error.facts["what"])
+
+
+def _entry_findings(db: Statements) -> Iterator[Finding]:
+    """What is wrong with the entries of the step cache, but for those of sessions of other table prefixes."""
+    wanted = {"step": None, "workflow": None, "session_id": None}
+    for row in db.all("entries_of_all_owners", **wanted, table_name=db.table, limit=NO_LIMIT):
+        try:
+            whole = db.found("find_entry", row[:4])
+            step_rows.read_entry(row if whole is None else whole, db.where)
+        except CorruptData as error:
+            yield Finding(_place(row[0], row[2]) if row[2] else db.where, error.facts["what"])
 
 
 def _lease_findings(db: Statements) -> Iterator[Finding]:

@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 from holdfast import clock
 from holdfast.errors import (
-    InvalidInput,
+    RunError,
+    RunNotFound,
+    RunTakenOver,
     SessionBusy,
     SessionDeleted,
     SessionExists,
@@ -35,13 +37,16 @@ from holdfast.records import (
     Run,
     SessionInfo,
     Snapshot,
+    StepRecord,
     StoredSession,
     StoredValue,
 )
 from holdfast.storage import history, leasing
-from holdfast.storage.base import INLINE_SIZE, KeepHistory, Rebase, valid_limit
+from holdfast.storage.base import INLINE_SIZE, KeepHistory, Rebase, valid_commit, valid_limit
 from holdfast.storage.listing import following
-from holdfast.storage.liveness import with_interruptions
+from holdfast.storage.liveness import is_as_read, with_interruptions
+from holdfast.storage.memory_step_cache import MemoryStepCache
+from holdfast.storage.sweeping import MAX_CACHE_SIZE
 from holdfast.threads import lock_for_forks
 
 
@@ -72,9 +77,10 @@ class MemoryStorage:
 
     Args:
         keep_history: how many versions, or what age (a timedelta) of a session's history to keep; None keeps all.
+        max_cache_size: bytes of results that the step cache keeps, about.
 
     Raises:
-        InvalidInput: `keep_history` cannot be used.
+        InvalidInput: an argument cannot be used.
 
     >>> storage = MemoryStorage()
     >>> storage.load("", "my-session") is None
@@ -84,13 +90,17 @@ class MemoryStorage:
     where = "memory"
     lock_timeout = 30.0
 
-    def __init__(self, keep_history: KeepHistory = None) -> None:
+    def __init__(self, keep_history: KeepHistory = None, max_cache_size: int = MAX_CACHE_SIZE) -> None:
         self._keep = history.valid_keep_history(keep_history)
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._runs: dict[tuple[str, str, str], Run] = {}
+        self._steps: dict[tuple[str, str, str], dict[int, StepRecord]] = {}
+        """By owner, session and run: the steps by their number."""
         self._beats: dict[str, float] = {}
         self._queues: dict[tuple[str, str], list[leasing.Queued]] = {}
         self._lock = lock_for_forks()
+        self.step_cache = MemoryStepCache(self._lock, max_cache_size, self.where)
+        """See `Storage.step_cache`."""
         self._is_closed = False
         self._is_committing = False
         self._postponed: list[tuple[Commit, Rebase | None]] = []
@@ -140,8 +150,7 @@ class MemoryStorage:
 
     def commit(self, commit: Commit, *, rebase: Rebase | None = None) -> int:
         """See `Storage.commit`."""
-        if commit.run and (commit.run.owner, commit.run.session_id) != (commit.owner, commit.session_id):
-            raise InvalidInput("Commit.run must be a run of the commit's own owner and session_id.")
+        valid_commit(commit)
         with self._opened():
             if self._is_committing:
                 self._postponed.append((commit, rebase))
@@ -153,7 +162,7 @@ class MemoryStorage:
                 while self._postponed:
                     try:
                         self._commit(*self._postponed.pop(0))
-                    except (StateConflict, SessionDeleted) as error:
+                    except (StateConflict, SessionDeleted, RunError) as error:
                         self._failures.append(error)  # raised by the next call
                 self._is_committing = False
 
@@ -164,13 +173,15 @@ class MemoryStorage:
             applied = _applied_version(commit, session)
             if applied is not None:
                 return applied
-            commit = _rebased(commit, session, rebase)
+            commit = _rebased(commit, session, None if commit.resumes else rebase)
+        version = session.info.version if session else 0
         if commit.patch is None:
             if commit.base and (session is None or session.info.incarnation != commit.incarnation):
                 raise SessionDeleted(session_id=commit.session_id)
-            version = session.info.version if session else 0
         else:
             self._require_lease(key, commit.lease_id)
+        self._require_attempt(commit, version)
+        if commit.patch is not None:
             version = commit.base + 1
             self._sessions[key] = self._advanced(session, commit, commit.patch)
             if commit.releases:
@@ -179,7 +190,36 @@ class MemoryStorage:
             self._runs[(*key, commit.run.run_id)] = commit.run
             if commit.created_at is None:
                 self._beats[commit.run.process_id] = clock.now()
+        self._record_steps(commit)
         return version
+
+    def _require_attempt(self, commit: Commit, version: int) -> None:
+        """Make sure that nobody else has begun a later attempt of the commit's run; that it is as it was read, if the
+        commit resumes it; and that it is recorded, if there are steps of it."""
+        key, run, read = (commit.owner, commit.session_id), commit.run, commit.resumes
+        if read is not None:
+            stored = self._runs.get((*key, read.run_id))
+            if stored is None or not is_as_read(stored, read):
+                raise RunTakenOver(run_id=read.run_id, session_id=commit.session_id)
+            if version != commit.base:
+                raise _conflict(commit, version)
+        attempts = {} if run is None else {run.run_id: run.attempt}
+        if commit.run_id:
+            attempts.setdefault(commit.run_id, commit.attempt)
+        for run_id, attempt in attempts.items():
+            stored = self._runs.get((*key, run_id))
+            if stored is not None and stored.attempt > attempt:
+                raise RunTakenOver(run_id=run_id, session_id=commit.session_id)
+        is_recorded = (*key, commit.run_id) in self._runs or (run is not None and commit.run_id in ("", run.run_id))
+        if commit.steps and not is_recorded:
+            raise RunNotFound(run_id=commit.run_id, where=self.where)
+
+    def _record_steps(self, commit: Commit) -> None:
+        key = (commit.owner, commit.session_id, commit.run_id or (commit.run.run_id if commit.run else ""))
+        if commit.steps:
+            self._steps.setdefault(key, {}).update({step.number: step for step in commit.steps})
+        if commit.forgets_results and key in self._steps:
+            self._steps[key] = {number: replace(step, result=None) for number, step in self._steps[key].items()}
 
     def _require_lease(self, key: tuple[str, str], lease_id: str) -> None:
         queue = self._queues.get(key, [])
@@ -286,6 +326,13 @@ class MemoryStorage:
         found.sort(key=lambda run: (-run.started_at, run.run_id))
         return with_interruptions(found[:limit], beats, clock.now())
 
+    def find_steps(self, owner: str, session_id: str, run_id: str, *, with_results: bool) -> tuple[StepRecord, ...]:
+        """See `Storage.find_steps`."""
+        with self._opened():
+            steps = self._steps.get((owner, session_id, run_id), {})
+            found = tuple(steps[number] for number in sorted(steps))
+        return found if with_results else tuple(replace(step, result=None) for step in found)
+
     def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
         """See `Storage.rename_session`."""
         with self._opened():
@@ -297,6 +344,9 @@ class MemoryStorage:
             for key in self._runs_of(owner, session_id):
                 run = self._runs.pop(key)
                 self._runs[owner, new_id, run.run_id] = replace(run, session_id=new_id)
+                if key in self._steps:
+                    self._steps[owner, new_id, run.run_id] = self._steps.pop(key)
+            self.step_cache.forget_session(owner, session_id)
 
     def delete_session(self, owner: str, session_id: str) -> None:
         """See `Storage.delete_session`. Runs of a session that never got a version count as the session."""
@@ -306,6 +356,8 @@ class MemoryStorage:
                 raise SessionNotFound(session_id=session_id, where=self.where)
             for key in runs:
                 del self._runs[key]
+                self._steps.pop(key, None)
+            self.step_cache.forget_session(owner, session_id)
 
     def prune_session(self, owner: str, session_id: str, keep: KeepHistory) -> int:
         """See `Storage.prune_session`."""
@@ -321,6 +373,7 @@ class MemoryStorage:
     def close(self) -> None:
         """See `Storage.close`. May be called again."""
         self._is_closed = True
+        self.step_cache.close()
 
     def _opened(self) -> threading.RLock:
         if self._failures:
@@ -379,13 +432,14 @@ def _rebased(commit: Commit, session: _Session | None, rebase: Rebase | None) ->
     assert session is not None
     info = session.info
     if rebase is None or not session.forgotten <= commit.base <= info.version:
-        raise VersionConflict(
-            session_id=commit.session_id,
-            base_version=commit.base,
-            current_version=info.version,
-            run_id=commit.run_id,
-        )
+        raise _conflict(commit, info.version)
     return rebase(info, session.changes_between(commit.base, info.version))
+
+
+def _conflict(commit: Commit, version: int) -> VersionConflict:
+    return VersionConflict(
+        session_id=commit.session_id, base_version=commit.base, current_version=version, run_id=commit.run_id
+    )
 
 
 def _thin(session: _Session) -> None:

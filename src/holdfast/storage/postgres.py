@@ -22,6 +22,7 @@ from holdfast import clock
 from holdfast.errors import (
     CorruptData,
     DatabaseReplaced,
+    HoldfastError,
     InvalidInput,
     StorageBusy,
     StorageError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
         line: psycopg.Pipeline | None
         is_near: bool
+        refusal: HoldfastError | None
 
 
 _CONNECT_TIMEOUT = 10
@@ -110,6 +112,11 @@ class PostgresStatements(Statements):
         if self.connection.line is not None:
             self.connection.line.sync()
         return cursor.rowcount
+
+    def send_or_refuse(self, query: str, row: Sequence[Any], refusal: HoldfastError) -> None:
+        """See `Statements.send_or_refuse`; `PostgresServer.refusal` finds it when the statement has failed."""
+        self.connection.refusal = refusal
+        self.send(query, row)
 
     def put_each(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         """See `Statements.put_each`."""
@@ -199,6 +206,7 @@ class PostgresServer:
             is_durable: whether its commit must be on disk before it is acknowledged.
             is_serial: whether all of its statements see one snapshot, and it fails if that is outdated.
         """
+        connection.refusal = None
         level = "REPEATABLE READ" if is_serial else "READ COMMITTED"
         limits = {"lock_timeout": str(max(int(seconds * 1000), 1)), **_limits(seconds)}
         _begin(connection, level, limits if is_durable else {**limits, "synchronous_commit": "off"})
@@ -219,6 +227,10 @@ class PostgresServer:
                 connection.execute("ROLLBACK")
             except psycopg.Error:
                 connection.close()
+
+    def refusal(self, connection: Connection, error: BaseException) -> HoldfastError | None:
+        """What the failure of a transaction stands for, if that is a statement of `send_or_refuse`."""
+        return connection.refusal if getattr(error, "sqlstate", None) == "22012" else None
 
     def require_encoding(self, connection: Connection) -> None:
         """Make sure that the database can keep any text.
@@ -436,10 +448,11 @@ def _unstorable() -> InvalidInput:
 @cache
 def _connection_class() -> Any:
     class Line(_psycopg().Connection):  # type: ignore[misc]
-        """A connection that knows whether it is in a `sending` block."""
+        """A connection that knows whether it is in a `sending` block, and what a refused statement stands for."""
 
         line: psycopg.Pipeline | None = None
         is_near = False
+        refusal: HoldfastError | None = None
 
     return Line
 

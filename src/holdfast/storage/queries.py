@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from holdfast.errors import InvalidInput
+from holdfast.errors import HoldfastError, InvalidInput
 from holdfast.storage.remembered import Remembered
 
 NO_LIMIT = 2**62
@@ -83,6 +83,8 @@ class Statements(ABC):
 
     dialect: ClassVar[str]
     """The folder of its migrations."""
+    refusing: ClassVar[type[Exception] | tuple[()]] = ()
+    """What is raised at once when a number that must be there is divided by nought."""
 
     def __init__(self, connection: Any, table: str, where: str, remembered: Remembered | None = None) -> None:
         self.connection = connection
@@ -105,6 +107,11 @@ class Statements(ABC):
         rows = self.all(query, **values)
         return rows[0] if rows else None
 
+    def found(self, query: str, row: Sequence[Any]) -> tuple[Any, ...] | None:
+        """Run a query with values in the order in which it asks for them, and return its only row, or None."""
+        rows = self._execute(self._texts[query], row).fetchall()
+        return rows[0] if rows else None
+
     def change(self, query: str, **values: Any) -> int:
         """Run a statement that changes rows and return how many it changed."""
         return self._execute(self._texts[query], values).rowcount  # type: ignore[no-any-return]
@@ -116,6 +123,17 @@ class Statements(ABC):
     def send(self, query: str, row: Sequence[Any]) -> None:
         """Run a statement as `put` does, but without its answer, which a server need not be waited for."""
         self._execute(self._texts[query], row)
+
+    def send_or_refuse(self, query: str, row: Sequence[Any], refusal: HoldfastError) -> None:
+        """As `send`, for a statement that fails as a division by nought when it must not be done.
+
+        Raises:
+            HoldfastError: the refusal, here or by the end of the transaction.
+        """
+        try:
+            self.send(query, row)
+        except self.refusing:
+            raise refusal from None
 
     def put_each(self, query: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement once for each row."""

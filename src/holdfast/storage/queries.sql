@@ -192,11 +192,13 @@ UPDATE {table}_value SET session_id = :new_id WHERE owner = :owner AND session_i
 
 
 -- name: put_run
+-- Writes the record of a run. Over that of a later attempt it fails: it divides by nought, which PostgreSQL refuses,
+-- and which is NULL in SQLite, where the column refuses it. Unlike the number of rows, an error need not be waited for.
 INSERT INTO {table}_run
     (owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
-     input_tokens, output_tokens, cost, base_version, refused_version, error, input, output, refused_patch,
-     checksum)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+     input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
+     refused_patch, checksum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (owner, session_id, run_id) DO UPDATE SET
     workflow_id = excluded.workflow_id,
     workflow = excluded.workflow,
@@ -210,6 +212,8 @@ ON CONFLICT (owner, session_id, run_id) DO UPDATE SET
     cost = excluded.cost,
     base_version = excluded.base_version,
     refused_version = excluded.refused_version,
+    attempt = excluded.attempt / (CASE WHEN {table}_run.attempt <= excluded.attempt THEN 1 ELSE 0 END),
+    savings = excluded.savings,
     checksum = excluded.checksum,
     error = excluded.error,
     input = excluded.input,
@@ -218,8 +222,8 @@ ON CONFLICT (owner, session_id, run_id) DO UPDATE SET
 
 -- name: runs_of_session
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
-       input_tokens, output_tokens, cost, base_version, refused_version, error, input, output, refused_patch,
-       checksum
+       input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
+       refused_patch, checksum
 FROM {table}_run
 WHERE owner = :owner AND session_id = :session_id AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
 ORDER BY started_at DESC, run_id
@@ -227,8 +231,8 @@ LIMIT :limit
 
 -- name: runs_of_owner
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
-       input_tokens, output_tokens, cost, base_version, refused_version, error, input, output, refused_patch,
-       checksum
+       input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
+       refused_patch, checksum
 FROM {table}_run
 WHERE owner = :owner AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
 ORDER BY started_at DESC, run_id
@@ -236,15 +240,98 @@ LIMIT :limit
 
 -- name: runs_of_all_owners
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
-       input_tokens, output_tokens, cost, base_version, refused_version, error, input, output, refused_patch,
-       checksum
+       input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
+       refused_patch, checksum
 FROM {table}_run
 WHERE (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id) AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
 ORDER BY started_at DESC, run_id
 LIMIT :limit
 
+-- name: find_run_to_change
+-- One run; until the end of the transaction nobody else can change its record.
+SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
+       input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
+       refused_patch, checksum
+FROM {table}_run
+WHERE owner = :owner AND session_id = :session_id AND run_id = :run_id
+{lock}
+
+-- name: attempt_to_keep
+-- The attempt of a run; until the end of the transaction nobody can begin another.
+SELECT attempt
+FROM {table}_run
+WHERE owner = :owner AND session_id = :session_id AND run_id = :run_id
+{lock}
+
 -- name: delete_runs
 DELETE FROM {table}_run WHERE owner = :owner AND session_id = :session_id
+
+
+-- name: put_step
+INSERT INTO {table}_step
+    (owner, session_id, run_id, number, name, scope, occurrence, within, is_hit, started_at, seconds, requests,
+     input_tokens, output_tokens, cost, key, result_digest, checksum, parts, patch, result)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (owner, session_id, run_id, number) DO UPDATE SET
+    name = excluded.name,
+    scope = excluded.scope,
+    occurrence = excluded.occurrence,
+    within = excluded.within,
+    is_hit = excluded.is_hit,
+    started_at = excluded.started_at,
+    seconds = excluded.seconds,
+    requests = excluded.requests,
+    input_tokens = excluded.input_tokens,
+    output_tokens = excluded.output_tokens,
+    cost = excluded.cost,
+    key = excluded.key,
+    result_digest = excluded.result_digest,
+    checksum = excluded.checksum,
+    parts = excluded.parts,
+    patch = excluded.patch,
+    result = excluded.result
+
+-- name: forget_results
+UPDATE {table}_step SET result = NULL
+WHERE owner = ? AND session_id = ? AND run_id = ? AND result IS NOT NULL
+
+-- name: steps_of_run
+SELECT owner, session_id, run_id, number, name, scope, occurrence, within, is_hit, started_at, seconds, requests,
+       input_tokens, output_tokens, cost, key, result_digest, checksum, parts, patch, NULL
+FROM {table}_step
+WHERE owner = :owner AND session_id = :session_id AND run_id = :run_id
+ORDER BY number
+
+-- name: steps_of_run_with_results
+SELECT owner, session_id, run_id, number, name, scope, occurrence, within, is_hit, started_at, seconds, requests,
+       input_tokens, output_tokens, cost, key, result_digest, checksum, parts, patch, result
+FROM {table}_step
+WHERE owner = :owner AND session_id = :session_id AND run_id = :run_id
+ORDER BY number
+
+-- name: steps_of_session
+SELECT owner, session_id, run_id, number, name, scope, occurrence, within, is_hit, started_at, seconds, requests,
+       input_tokens, output_tokens, cost, key, result_digest, checksum, parts, patch, NULL
+FROM {table}_step
+WHERE owner = :owner AND session_id = :session_id
+
+-- name: steps_of_all_owners
+SELECT owner, session_id, run_id, number, name, scope, occurrence, within, is_hit, started_at, seconds, requests,
+       input_tokens, output_tokens, cost, key, result_digest, checksum, parts, patch, NULL
+FROM {table}_step
+ORDER BY owner, session_id, run_id, number
+
+-- name: find_step_result
+SELECT result
+FROM {table}_step
+WHERE owner = :owner AND session_id = :session_id AND run_id = :run_id AND number = :number
+
+-- name: move_step
+UPDATE {table}_step SET session_id = ?, checksum = ?
+WHERE owner = ? AND session_id = ? AND run_id = ? AND number = ?
+
+-- name: delete_steps
+DELETE FROM {table}_step WHERE owner = :owner AND session_id = :session_id
 
 
 -- name: rows_without_head
@@ -289,3 +376,128 @@ UNION
 SELECT DISTINCT owner, session_id FROM {table}_snapshot
 UNION
 SELECT DISTINCT owner, session_id FROM {table}_value
+
+
+-- The step cache: one table for the database. A row without a value, which is there because somebody computes it, has
+-- no checksum, and expired at 0. `table_name` is the prefix of the session that a row is for, empty for wider scopes.
+
+-- name: find_entry
+SELECT owner, table_name, session_id, key, scope, is_shared, workflow, step, run_id, seconds, requests, input_tokens,
+       output_tokens, cost, created_at, expires_at, size, result_digest, checksum, parts, hits, used_at, result
+FROM holdfast_step_entry
+WHERE owner = ? AND table_name = ? AND session_id = ? AND key = ? AND checksum IS NOT NULL
+
+-- name: entries_of_owner
+SELECT owner, table_name, session_id, key, scope, is_shared, workflow, step, run_id, seconds, requests, input_tokens,
+       output_tokens, cost, created_at, expires_at, size, result_digest, checksum, parts, hits, used_at, NULL
+FROM holdfast_step_entry
+WHERE owner = :owner AND table_name IN ('', :table_name) AND checksum IS NOT NULL
+  AND (CAST(:step AS TEXT) IS NULL OR step = :step) AND (CAST(:workflow AS TEXT) IS NULL OR workflow = :workflow)
+  AND (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id)
+ORDER BY created_at DESC, key
+LIMIT :limit
+
+-- name: entries_of_all_owners
+SELECT owner, table_name, session_id, key, scope, is_shared, workflow, step, run_id, seconds, requests, input_tokens,
+       output_tokens, cost, created_at, expires_at, size, result_digest, checksum, parts, hits, used_at, NULL
+FROM holdfast_step_entry
+WHERE table_name IN ('', :table_name) AND checksum IS NOT NULL
+  AND (CAST(:step AS TEXT) IS NULL OR step = :step) AND (CAST(:workflow AS TEXT) IS NULL OR workflow = :workflow)
+  AND (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id)
+ORDER BY created_at DESC, key, owner
+LIMIT :limit
+
+-- name: claim_entry
+-- Gives an entry to somebody to compute; changes nothing while somebody else has it, or if it need not be computed.
+INSERT INTO holdfast_step_entry
+    (owner, table_name, session_id, key, lease_id, lease_until, used_at, hits, expires_at, size)
+VALUES (:owner, :table_name, :session_id, :key, :lease_id, :lease_until, 0, 0, 0, 0)
+ON CONFLICT (owner, table_name, session_id, key) DO UPDATE SET
+    lease_id = excluded.lease_id,
+    lease_until = excluded.lease_until
+WHERE (holdfast_step_entry.lease_id = excluded.lease_id OR holdfast_step_entry.lease_until <= :now)
+  AND (holdfast_step_entry.checksum IS NULL OR holdfast_step_entry.expires_at <= :now
+       OR CAST(:unless AS DOUBLE PRECISION) IS NULL OR holdfast_step_entry.created_at <= :unless)
+
+-- name: renew_entry
+UPDATE holdfast_step_entry SET lease_until = :lease_until
+WHERE owner = :owner AND table_name = :table_name AND session_id = :session_id AND key = :key AND lease_id = :lease_id
+
+-- name: store_entry
+-- Stores a value, and ends the lease under which it was computed; changes nothing if that was lost.
+UPDATE holdfast_step_entry
+SET lease_id = '', lease_until = 0, hits = 0, used_at = ?, scope = ?, is_shared = ?, workflow = ?, step = ?,
+    run_id = ?, seconds = ?, requests = ?, input_tokens = ?, output_tokens = ?, cost = ?, created_at = ?,
+    expires_at = ?, size = ?, result_digest = ?, checksum = ?, parts = ?, result = ?
+WHERE owner = ? AND table_name = ? AND session_id = ? AND key = ? AND lease_id = ?
+
+-- name: give_up_claim
+DELETE FROM holdfast_step_entry
+WHERE owner = :owner AND table_name = :table_name AND session_id = :session_id AND key = :key AND lease_id = :lease_id
+  AND checksum IS NULL
+
+-- name: release_entry
+UPDATE holdfast_step_entry SET lease_id = '', lease_until = 0
+WHERE owner = :owner AND table_name = :table_name AND session_id = :session_id AND key = :key AND lease_id = :lease_id
+
+-- name: count_hits
+UPDATE holdfast_step_entry
+SET hits = hits + ?, used_at = ?
+WHERE owner = ? AND table_name = ? AND session_id = ? AND key = ? AND checksum IS NOT NULL
+
+-- name: delete_entry
+-- Deletes a value that nobody is computing anew.
+DELETE FROM holdfast_step_entry
+WHERE owner = :owner AND table_name = :table_name AND session_id = :session_id AND key = :key
+  AND checksum IS NOT NULL AND lease_until <= :now
+
+-- name: empty_entry
+-- Takes the value from a row, and leaves it to whoever computes that anew.
+UPDATE holdfast_step_entry
+SET used_at = 0, hits = 0, scope = NULL, is_shared = NULL, workflow = NULL, step = NULL, run_id = NULL,
+    seconds = NULL, requests = NULL, input_tokens = NULL, output_tokens = NULL, cost = NULL, created_at = NULL,
+    expires_at = 0, size = 0, result_digest = NULL, checksum = NULL, parts = NULL, result = NULL
+WHERE owner = :owner AND table_name = :table_name AND session_id = :session_id AND key = :key
+  AND checksum IS NOT NULL
+
+-- name: delete_entries_of_session
+DELETE FROM holdfast_step_entry WHERE owner = :owner AND table_name = :table_name AND session_id = :session_id
+
+-- name: delete_expired_of_all_owners
+-- The condition is there twice, for a row can be claimed after it was selected.
+DELETE FROM holdfast_step_entry
+WHERE expires_at <= :now AND lease_until <= :now AND checksum IS NOT NULL
+  AND (owner, table_name, session_id, key) IN (
+    SELECT owner, table_name, session_id, key
+    FROM holdfast_step_entry
+    WHERE expires_at <= :now AND lease_until <= :now AND checksum IS NOT NULL
+    LIMIT :limit)
+
+-- name: delete_dead_claims_of_all_owners
+DELETE FROM holdfast_step_entry
+WHERE expires_at <= 0 AND lease_until <= :now AND checksum IS NULL
+  AND (owner, table_name, session_id, key) IN (
+    SELECT owner, table_name, session_id, key
+    FROM holdfast_step_entry
+    WHERE expires_at <= 0 AND lease_until <= :now AND checksum IS NULL
+    LIMIT :limit)
+
+-- name: size_of_all_owners
+SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM holdfast_step_entry
+
+-- name: longest_unused_of_all_owners
+SELECT size
+FROM holdfast_step_entry
+WHERE lease_until <= :now AND checksum IS NOT NULL
+ORDER BY used_at, size
+LIMIT :limit
+
+-- name: delete_longest_unused_of_all_owners
+DELETE FROM holdfast_step_entry
+WHERE lease_until <= :now AND checksum IS NOT NULL
+  AND (owner, table_name, session_id, key) IN (
+    SELECT owner, table_name, session_id, key
+    FROM holdfast_step_entry
+    WHERE lease_until <= :now AND checksum IS NOT NULL
+    ORDER BY used_at, size
+    LIMIT :limit)

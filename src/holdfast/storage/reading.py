@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from holdfast.errors import CorruptData, SessionDeleted, SessionNotFound, VersionNotKept
-from holdfast.records import Change, Known, Run, SessionInfo, StoredSession, StoredValue
-from holdfast.storage import rows
+from holdfast.records import Change, Known, Run, SessionInfo, StepRecord, StoredSession, StoredValue
+from holdfast.storage import rows, step_rows
 from holdfast.storage.base import INLINE_SIZE
 from holdfast.storage.leasing import Queued
 from holdfast.storage.listing import Listing
@@ -242,3 +242,12 @@ def find_runs(
         found = db.each("runs_of_session", owner=owner, session_id=session_id, **wanted)
     runs = [rows.read_run(row, db.where) for row in found]
     return with_interruptions(runs, rows.read_beats(db.each("beats"), db.where), db.now())
+
+
+def find_steps(
+    db: Statements, owner: str, session_id: str, run_id: str, *, with_results: bool
+) -> tuple[StepRecord, ...]:
+    """See `Storage.find_steps`."""
+    query = "steps_of_run_with_results" if with_results else "steps_of_run"
+    found = db.each(query, owner=owner, session_id=session_id, run_id=run_id)
+    return tuple(step_rows.read_step(row, db.where) for row in found)

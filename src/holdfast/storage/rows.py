@@ -19,7 +19,7 @@ from typing import Any
 from msgspec import DecodeError, msgpack
 
 from holdfast.errors import CorruptData, MalformedData
-from holdfast.records import Change, Failure, Run, RunStatus, SessionInfo, StoredValue, Usage
+from holdfast.records import Change, Failure, Run, RunStatus, Savings, SessionInfo, StoredValue, Usage
 from holdfast.storage import listing
 from holdfast.storage.leasing import Queued
 from holdfast.storage.listing import Entry, Listing
@@ -32,6 +32,9 @@ _LONGEST_NAME = 512
 
 _HEAD_TYPES = (str, str, str, int, int, int, str, float, float, str)
 """SQLite stores whatever it is given, whatever the column says."""
+
+_NO_SAVINGS = Savings()
+_SAVINGS_TYPES = {(int, float, int, int, int, cost) for cost in (float, type(None))}
 
 _packed = msgpack.Encoder().encode
 
@@ -89,7 +92,7 @@ def read_head(row: Sequence[Any], where: str) -> Head:
     """
     *columns, stored = row
     owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at = columns[:9]
-    _verify(stored, checksum("session", *columns), where, f"session {session_id!r}")
+    verify(stored, checksum("session", *columns), where, f"session {session_id!r}")
     if tuple(map(type, columns)) != _HEAD_TYPES:
         raise MalformedData(where=where, what=f"session {session_id!r}")
     info = SessionInfo(owner, session_id, incarnation, version, snapshot_version, workflow, created_at, updated_at)
@@ -110,7 +113,7 @@ def read_queue(rows: Iterable[Sequence[Any]], owner: str, session_id: str, where
     """
     queue = []
     for *columns, stored in rows:
-        _verify(stored, checksum("lease", owner, session_id, *columns), where, f"a lease of session {session_id!r}")
+        verify(stored, checksum("lease", owner, session_id, *columns), where, f"a lease of session {session_id!r}")
         ticket, lease_id, is_exclusive, expires_at = columns
         queue.append(Queued(ticket, lease_id, bool(is_exclusive), expires_at))
     return queue
@@ -135,7 +138,7 @@ def read_changes(rows: Iterable[Sequence[Any]], info: SessionInfo, after: int, w
         if version != after + 1 + len(changes):
             raise CorruptData(where=where, what=f"the history before {what}")
         columns = (version, commit_id, run_id, created_at)
-        _verify(stored, checksum("patch", info.incarnation, *columns, _digest(patch)), where, what)
+        verify(stored, checksum("patch", info.incarnation, *columns, _digest(patch)), where, what)
         changes.append(Change(version, commit_id, run_id, created_at, patch))
     return tuple(changes)
 
@@ -153,7 +156,7 @@ def read_listing(stored: bytes, data: object, info: SessionInfo, version: int, w
         CorruptData: the checksum does not match.
     """
     what = f"the snapshot of version {version} of session {info.session_id!r}"
-    _verify(stored, _snapshot_checksum(info, version, data), where, what)
+    verify(stored, _snapshot_checksum(info, version, data), where, what)
     try:
         return listing.decoded(data)  # type: ignore[arg-type]
     except DecodeError:
@@ -200,7 +203,7 @@ def read_data(data: object, entry: Entry, info: SessionInfo, where: str) -> byte
         CorruptData: it is not what the listing says.
     """
     what = f"a value of session {info.session_id!r} at version {entry.version}"
-    _verify(entry.digest, _digest(data), where, what)
+    verify(entry.digest, _digest(data), where, what)
     return data  # type: ignore[return-value]
 
 
@@ -224,6 +227,8 @@ def run_row(run: Run) -> Row:
         None if usage.cost is None else float(usage.cost),
         run.base_version,
         run.refused_version,
+        run.attempt,
+        _written_savings(run.savings),
         error,
         run.input,
         run.output,
@@ -240,12 +245,12 @@ def read_run(row: Sequence[Any], where: str) -> Run:
     """
     *columns, stored = row
     owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at = columns[:9]
-    _verify(stored, checksum("run", *columns), where, f"run {run_id!r}")
-    requests, input_tokens, output_tokens, cost, base_version, refused_version, error, input_, output, refused = (
-        columns[9:]
-    )
+    verify(stored, checksum("run", *columns), where, f"run {run_id!r}")
+    requests, input_tokens, output_tokens, cost, base_version, refused_version, attempt = columns[9:16]
+    written, error, input_, output, refused = columns[16:]
     try:
         known_status, failure = RunStatus(status), None if error is None else Failure(*json.loads(error))
+        savings = _NO_SAVINGS if written is None else _read_savings(written)
     except (ValueError, TypeError, RecursionError):
         raise MalformedData(where=where, what=f"run {run_id!r}") from None
     return Run(
@@ -265,7 +270,26 @@ def read_run(row: Sequence[Any], where: str) -> Run:
         base_version=base_version,
         refused_patch=refused,
         refused_version=refused_version,
+        attempt=attempt,
+        savings=savings,
     )
+
+
+def _written_savings(savings: Savings) -> str | None:
+    if savings == _NO_SAVINGS:
+        return None
+    usage = savings.usage
+    cost = None if usage.cost is None else float(usage.cost)
+    numbers = (savings.hits, float(savings.seconds), usage.requests, usage.input_tokens, usage.output_tokens, cost)
+    return json.dumps(numbers)
+
+
+def _read_savings(written: str) -> Savings:
+    """The savings of a run from its row; a ValueError, TypeError or RecursionError if they were not written so."""
+    hits, seconds, requests, input_tokens, output_tokens, cost = numbers = json.loads(written)
+    if tuple(map(type, numbers)) not in _SAVINGS_TYPES:
+        raise TypeError
+    return Savings(hits, seconds, Usage(requests, input_tokens, output_tokens, cost))
 
 
 def beat_row(process_id: str, beat_at: float) -> Row:
@@ -281,7 +305,7 @@ def read_beats(rows: Iterable[Sequence[Any]], where: str) -> dict[str, float]:
     """
     beats = {}
     for process_id, beat_at, stored in rows:
-        _verify(stored, checksum("process", process_id, beat_at), where, "a heartbeat")
+        verify(stored, checksum("process", process_id, beat_at), where, "a heartbeat")
         beats[process_id] = beat_at
     return beats
 
@@ -295,6 +319,11 @@ def _digest(data: object) -> bytes:
     return digest(data) if isinstance(data, bytes) else b""
 
 
-def _verify(stored: object, computed: bytes, where: str, what: str) -> None:
+def verify(stored: object, computed: bytes, where: str, what: str) -> None:
+    """Make sure that a checksum is the right one.
+
+    Raises:
+        CorruptData: it is not.
+    """
     if stored != computed or not computed:
         raise CorruptData(where=where, what=what)

@@ -259,8 +259,11 @@ class ServerEngine:
                     value = work(connection)
                     attempt.is_committing = True
                     server.commit(connection)
-            except Exception:
+            except Exception as error:
                 server.roll_back(connection)
+                refusal = server.refusal(connection, error)
+                if refusal is not None:
+                    raise refusal from None
                 raise
             return value
 

@@ -19,13 +19,26 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from holdfast import clock
 from holdfast.errors import InvalidInput, StorageClosed
-from holdfast.records import Change, Claim, Commit, Finding, Known, Run, SessionInfo, Snapshot, StoredSession
-from holdfast.storage.base import BEAT_EVERY, KeepHistory, Rebase, valid_limit
+from holdfast.records import (
+    Change,
+    Claim,
+    Commit,
+    Finding,
+    Known,
+    Run,
+    SessionInfo,
+    Snapshot,
+    StepRecord,
+    StoredSession,
+)
+from holdfast.storage.base import BEAT_EVERY, KeepHistory, Rebase, valid_commit, valid_limit
 from holdfast.storage.history import valid_keep_history
 from holdfast.storage.queries import Statements, valid_table_name
 from holdfast.storage.remembered import Remembered
+from holdfast.storage.sweeping import MAX_CACHE_SIZE, Sweeping
 
 if TYPE_CHECKING:
+    from holdfast.storage.base import StepCache
     from holdfast.storage.registry import Engine
 
 T = TypeVar("T")
@@ -52,6 +65,8 @@ class SqlWorkflowStorage:
             server's `synchronous_commit` says.
         lock_timeout: seconds to wait for other writers before `StorageBusy` is raised; 0.1 at least, which the
             opening of a database may take by itself.
+        max_cache_size: bytes of results that the step cache of the database keeps, about; those that were not used
+            for the longest time go. What runs that can be resumed have recorded is not part of it.
 
     Raises:
         InvalidInput: an argument cannot be used.
@@ -70,6 +85,7 @@ class SqlWorkflowStorage:
         keep_history: KeepHistory = None,
         synchronous: Synchronous = "FULL",
         lock_timeout: float = 30.0,
+        max_cache_size: int = MAX_CACHE_SIZE,
     ) -> None:
         self.table_name = valid_table_name(table_name)
         self._place = _place(db_file, db_url)
@@ -86,6 +102,7 @@ class SqlWorkflowStorage:
             raise InvalidInput("lock_timeout must be a number of seconds from 0.")
         self.lock_timeout = max(float(lock_timeout), LEAST_TIMEOUT)
         """Seconds to wait for other writers."""
+        self._sweeping = Sweeping(max_cache_size)
         self._failures: list[BaseException] = []
         self._remembered = Remembered()
         self._key = self._place.key
@@ -117,14 +134,18 @@ class SqlWorkflowStorage:
         """See `Storage.commit`."""
         from holdfast.storage import writing
 
-        writing.check_run_belongs(commit)
+        valid_commit(commit)
         beats = self._opened().beats
         process_id = commit.run.process_id if commit.run else ""
         now = clock.now()
         beat = commit.created_at is None and not 0 <= now - beats.get(process_id, -BEAT_EVERY) < BEAT_EVERY
-        version = self._write(
-            lambda db: writing.commit(db, commit, self._keep, beat=beat, rebase=rebase), is_repeatable=True
-        )
+        made: list[int] = []
+
+        def work(db: Statements) -> int:
+            made.append(writing.commit(db, commit, self._keep, beat=beat, rebase=rebase, is_repeated=bool(made)))
+            return made[-1]
+
+        version = self._write(work, is_repeatable=True)
         if commit.run is not None and beat:
             beats[process_id] = now
         # Without an outcome (see Engine.write) the version is the one that it will make, if it can be made.
@@ -197,6 +218,22 @@ class SqlWorkflowStorage:
 
         limit = valid_limit(limit)
         return self._read(lambda db: reading.find_runs(db, owner, session_id, run_id, limit))
+
+    def find_steps(self, owner: str, session_id: str, run_id: str, *, with_results: bool) -> tuple[StepRecord, ...]:
+        """See `Storage.find_steps`."""
+        from holdfast.storage import reading
+
+        return self._read(
+            lambda db: reading.find_steps(db, owner, session_id, run_id, with_results=with_results),
+            is_one_statement=True,
+        )
+
+    @property
+    def step_cache(self) -> StepCache:
+        """See `Storage.step_cache`."""
+        from holdfast.storage.step_cache import SqlStepCache
+
+        return SqlStepCache(self._read, self._write, self._sweeping)
 
     def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
         """See `Storage.rename_session`."""

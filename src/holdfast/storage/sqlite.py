@@ -56,6 +56,7 @@ class SQLiteStatements(Statements):
     __slots__ = ()
 
     dialect = "sqlite"
+    refusing = sqlite3.IntegrityError
 
     @staticmethod
     def written(query: str) -> str:

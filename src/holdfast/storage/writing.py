@@ -5,7 +5,8 @@ Rules that must stay true:
   to change it, or by making it; so writers of one session never overlap, also where those of others do;
 - a patch is stored only on top of the version that it was made against; a repeated commit id is recognised;
 - a value is deleted when no kept listing refers to it, and not before;
-- every write of a head, a change, a snapshot or a run renews its checksum.
+- every write of a head, a change, a snapshot or a run renews its checksum;
+- runs and their steps are in `attempts.py`.
 """
 
 from __future__ import annotations
@@ -13,16 +14,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holdfast import clock
-from holdfast.errors import (
-    InvalidInput,
-    SessionBusy,
-    SessionDeleted,
-    SessionExists,
-    SessionNotFound,
-    VersionConflict,
-)
+from holdfast.errors import SessionBusy, SessionDeleted, SessionExists, SessionNotFound, VersionConflict
 from holdfast.records import Change, Claim, Commit, SessionInfo, Snapshot
-from holdfast.storage import history, leasing, reading, rows
+from holdfast.storage import attempts, history, leasing, reading, rows, step_rows
 from holdfast.storage import listing as listings
 from holdfast.storage.base import KeepHistory, Rebase
 from holdfast.storage.queries import NO_LIMIT, Statements
@@ -31,32 +25,39 @@ _FORGET_PROCESS_AFTER = 24 * 3600.0
 """Seconds; far more than processes' clocks differ. A process without a row counts as dead, like a stale one."""
 
 
-def check_run_belongs(commit: Commit) -> None:
-    """Refuse a commit whose run is of another session.
+def commit(
+    db: Statements,
+    commit: Commit,
+    keep: KeepHistory,
+    *,
+    beat: bool,
+    rebase: Rebase | None = None,
+    is_repeated: bool = False,
+) -> int:
+    """See `Storage.commit`.
 
-    Raises:
-        InvalidInput: the run's owner or session id differs from the commit's.
+    Args:
+        db: where to write.
+        commit: what to write.
+        keep: how much history to keep.
+        beat: whether the heartbeat of the run's process is due.
+        rebase: as there.
+        is_repeated: whether it may have been applied already, by a transaction whose outcome was not told.
     """
-    run = commit.run
-    if run is not None and (run.owner, run.session_id) != (commit.owner, commit.session_id):
-        raise InvalidInput("Commit.run must be a run of the commit's own owner and session_id.")
-
-
-def commit(db: Statements, commit: Commit, keep: KeepHistory, *, beat: bool, rebase: Rebase | None = None) -> int:
-    """See `Storage.commit`; `beat` says whether the heartbeat of the run's process is due."""
     if commit.patch is None:
         head = reading.find_head(db, commit.owner, commit.session_id, to_change=True)
         if commit.base and (head is None or head.info.incarnation != commit.incarnation):
             raise SessionDeleted(session_id=commit.session_id)
         version = head.info.version if head else 0
     else:
-        version, is_new = _advance(db, commit, keep, rebase)
+        version, commit, is_new = _advance(db, commit, keep, None if commit.resumes else rebase)
         if not is_new:
             return version
-    if commit.run is not None:
-        db.send("put_run", rows.run_row(commit.run))
-        if beat:
-            put_beat(db, commit.run.process_id)
+    if commit.resumes is not None:
+        attempts.require_resumable(db, commit, version, is_repeated=is_repeated)
+    attempts.write(db, commit)
+    if commit.run is not None and beat:
+        put_beat(db, commit.run.process_id)
     return version
 
 
@@ -74,8 +75,9 @@ def begin_session(db: Statements, info: SessionInfo, snapshot: Snapshot) -> None
     db.send("put_head", head.row())
 
 
-def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase | None) -> tuple[int, bool]:
-    """Make the next version, and say which that is; or the one that the commit made before, and that it is not new."""
+def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase | None) -> tuple[int, Commit, bool]:
+    """Make the next version, and say which that is, and what commit made it; or the one that the commit made before,
+    and that it is not new."""
     now = clock.now() if commit.created_at is None else commit.created_at
     head = None if commit.snapshot or commit.releases else _head_from_memory(db, commit, now)
     is_remembered = is_written = head is not None
@@ -84,11 +86,11 @@ def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase |
         if before is not None and not _is_on_top(commit, before):
             applied = _applied_version(db, commit, before.info)
             if applied is not None:
-                return applied, False
+                return applied, commit, False
             commit = _rebased(db, commit, before, rebase)
         if commit.patch is None:
             assert before is not None
-            return before.info.version, True
+            return before.info.version, commit, True
         head = _next_head(before, commit, now, _lease_after(db, commit, before))
         is_written = before is None and commit.snapshot is None
     assert commit.patch is not None
@@ -103,7 +105,7 @@ def _advance(db: Statements, commit: Commit, keep: KeepHistory, rebase: Rebase |
         db.send("put_head", row)
     if not is_remembered:
         db.remembered.heads.put((commit.owner, commit.session_id), (head, row))
-    return head.info.version, True
+    return head.info.version, commit, True
 
 
 def _head_before(db: Statements, commit: Commit, now: float) -> rows.Head | None:
@@ -361,6 +363,9 @@ def rename_session(db: Statements, owner: str, session_id: str, new_id: str) -> 
         db.change(query, **key, new_id=new_id)
     db.change("delete_runs", **key)
     db.put_each("put_run", [rows.renamed(run, new_id) for run in runs])
+    steps = db.all("steps_of_session", **key)
+    db.put_each("move_step", [step_rows.moved_step(row, new_id, db.where) for row in steps])
+    db.change("delete_entries_of_session", **key, table_name=db.table)
 
 
 def _drop_dead_place(db: Statements, owner: str, session_id: str) -> None:
@@ -385,6 +390,8 @@ def delete_session(db: Statements, owner: str, session_id: str) -> None:
     # A head of version 0 says only who holds a session that is not stored yet, and stays his.
     deleted = db.change("delete_head", **key) if row is not None and row[3] != 0 else 0
     deleted += db.change("delete_runs", **key)
+    deleted += db.change("delete_steps", **key)
+    db.change("delete_entries_of_session", **key, table_name=db.table)
     deleted += db.change("delete_patches", **key, upto=NO_LIMIT)
     deleted += db.change("delete_snapshots", **key, since=0, upto=NO_LIMIT)
     deleted += db.change("delete_values", **key)

@@ -72,10 +72,37 @@ CREATE TABLE {table}_run (
     cost DOUBLE PRECISION,
     base_version BIGINT NOT NULL,
     refused_version BIGINT,
+    attempt BIGINT NOT NULL,
+    savings TEXT COLLATE "C",
     checksum BYTEA NOT NULL,
     error TEXT COLLATE "C",
     input BYTEA,
     output BYTEA,
     refused_patch BYTEA,
     PRIMARY KEY (owner, session_id, run_id)
+);
+
+CREATE TABLE {table}_step (
+    owner TEXT COLLATE "C" NOT NULL,
+    session_id TEXT COLLATE "C" NOT NULL,
+    run_id TEXT COLLATE "C" NOT NULL,
+    number BIGINT NOT NULL,
+    name TEXT COLLATE "C" NOT NULL,
+    scope TEXT COLLATE "C" NOT NULL,
+    occurrence BIGINT NOT NULL,
+    within BIGINT NOT NULL,
+    is_hit BIGINT NOT NULL,
+    started_at DOUBLE PRECISION NOT NULL,
+    seconds DOUBLE PRECISION NOT NULL,
+    requests BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cost DOUBLE PRECISION,
+    key BYTEA NOT NULL,
+    result_digest BYTEA NOT NULL,
+    checksum BYTEA NOT NULL,
+    parts BYTEA NOT NULL,
+    patch BYTEA,
+    result BYTEA,
+    PRIMARY KEY (owner, session_id, run_id, number)
 );

@@ -72,10 +72,37 @@ CREATE TABLE {table}_run (
     cost REAL,
     base_version INTEGER NOT NULL,
     refused_version INTEGER,
+    attempt INTEGER NOT NULL,
+    savings TEXT,
     checksum BLOB NOT NULL,
     error TEXT,
     input BLOB,
     output BLOB,
     refused_patch BLOB,
     PRIMARY KEY (owner, session_id, run_id)
+);
+
+CREATE TABLE {table}_step (
+    owner TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    occurrence INTEGER NOT NULL,
+    within INTEGER NOT NULL,
+    is_hit INTEGER NOT NULL,
+    started_at REAL NOT NULL,
+    seconds REAL NOT NULL,
+    requests INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cost REAL,
+    key BLOB NOT NULL,
+    result_digest BLOB NOT NULL,
+    checksum BLOB NOT NULL,
+    parts BLOB NOT NULL,
+    patch BLOB,
+    result BLOB,
+    PRIMARY KEY (owner, session_id, run_id, number)
 );
