@@ -50,6 +50,7 @@ LAYERS = [
     "holdfast.drivers",
     "holdfast.heartbeat",
     # agents
+    "holdfast.agent_identity",
     "holdfast.agent",
     "holdfast.agent_run",
     "holdfast.messages",
@@ -70,6 +71,13 @@ LAYERS = [
     "holdfast.values",
     "holdfast.stored",
     "holdfast.state",
+    # what identifies the result of a step
+    "holdfast.methods",
+    "holdfast.fingerprint",
+    "holdfast.sources",
+    "holdfast.canonical",
+    "holdfast.pieces",
+    "holdfast.outlines",
     # storages
     "holdfast.storage.memory",
     "holdfast.storage.memory_step_cache",

@@ -1,0 +1,330 @@
+"""What the code of a function is, part by part, so that an edit recomputes and its taking back hits again.
+
+Rules that must stay true:
+- the parts are the function, the helpers of the user's own that it names (one level; more by `uses`), the values of
+  the module's constants that it names, of its defaults and of the variables that it closes over;
+- what has no identity is left out among constants, and is an error among closed-over variables: those are inputs;
+- asking again costs little, and sees whatever was assigned since.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import re
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from os.path import realpath
+from pathlib import PurePath
+from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MethodType, ModuleType
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+from holdfast.canonical import combine, digest_or_none, identity
+from holdfast.pieces import Unidentified
+from holdfast.sources import Memory, class_digest, code_digest
+
+__all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special"]
+
+Parts: TypeAlias = dict[str, bytes]
+Special: TypeAlias = Callable[[str, Any], "Parts | None"]
+
+VARIABLE_ADVICE = "Pass it to the step as an argument, or give the step `key=`."
+
+_ATOMS: Final = (type(None), bool, int, float, complex, str, bytes, EllipsisType, range, Enum, PurePath, re.Pattern)
+_IMMUTABLE: Final = (*_ATOMS, date, time, timedelta, Decimal, UUID)
+_FOREIGN: Final = tuple({realpath(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
+_SCOPES: Final = {
+    "LOAD_GLOBAL": "module",
+    "LOAD_NAME": "module",
+    "LOAD_FROM_DICT_OR_GLOBALS": "module",
+    "LOAD_DEREF": "closure",
+}
+"""Where an instruction looks a name up."""
+_NOT_FOUND = object()
+
+
+def nothing_special(_name: str, _value: Any) -> Parts | None:
+    """What `special` is when nothing is."""
+    return None
+
+
+def code_parts(
+    function: Callable[..., Any],
+    uses: Iterable[Callable[..., Any]] = (),
+    *,
+    step: str | None = None,
+    special: Special = nothing_special,
+    label: str | None = None,
+) -> Parts:
+    """The parts of a function's code, each with its digest.
+
+    Args:
+        function: any callable.
+        uses: further functions and classes on which the result depends; what they name counts as well.
+        step: the name of the step, for errors; the function's when absent.
+        special: is shown each value that the code names or closes over, with its name, and returns the parts that
+            stand for it, or None for a value that is treated like any other.
+        label: what the function's own code is called, when that is not by its name.
+
+    Returns:
+        digests by labels such as "code of `outline`", "code of helper `slug`", "constant `MODEL`",
+        "default of `limit`" and "variable `topic`".
+
+    Raises:
+        StepKeyError: the function closes over, or is bound to, something without identity.
+
+    >>> limit = 3
+    >>> sorted(code_parts(lambda text: text[:limit]))
+    ['code of `<lambda>`', 'constant `limit`']
+    """
+    found = _Found(step or _name(function), special)
+    found.callable(function, label or f"code of `{_name(function)}`")
+    for helper in uses:
+        found.callable(helper, f"code of helper `{_name(helper)}`")
+    return found.parts
+
+
+def is_foreign(module: str, file: str | None) -> bool:
+    """Whether code is not the user's own: of the standard library, of an installed package or of Holdfast.
+
+    >>> is_foreign("json", None), is_foreign("holdfast.agent", None)
+    (True, True)
+    """
+    root = module.partition(".")[0]
+    if root in sys.stdlib_module_names - {"__main__"} or root == "holdfast":
+        return True
+    if file is None or file.startswith("<frozen"):
+        return file is not None or root in sys.builtin_module_names
+    real = _real(file)
+    return "site-packages" in real or "dist-packages" in real or real.startswith(_FOREIGN)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _real(file: str) -> str:
+    return realpath(file)
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, functools.partial):
+        return _name(value.func)
+    return str(getattr(value, "__name__", type(value).__name__))
+
+
+class _Found:
+    """The parts that were found so far."""
+
+    def __init__(self, step: str, special: Special) -> None:
+        self.parts: Parts = {}
+        self._step = step
+        self._special = special
+        self._seen: set[int] = set()
+
+    def callable(self, value: Any, label: str) -> None:
+        """All parts of a callable of any kind; its own code under this label."""
+        if isinstance(value, FunctionType):
+            self._function(value, label)
+        elif isinstance(value, MethodType):
+            self.callable(value.__func__, label)
+            self._owner(value.__self__)
+        elif isinstance(value, functools.partial):
+            self.callable(value.func, label)
+            self._variable("partial", [value.args, value.keywords])
+        elif isinstance(value, type):
+            self._add(label, class_digest(value))
+        elif hasattr(value, "__wrapped__"):
+            self.callable(value.__wrapped__, label)
+        elif isinstance(value, BuiltinFunctionType):
+            self._add(label, identity([value.__module__, value.__qualname__], "code"))
+            if not isinstance(value.__self__, ModuleType | None):
+                self._owner(value.__self__)
+        else:
+            self.callable(type(value).__call__, label)
+            self._owner(value)
+
+    def _add(self, label: str, digest: bytes) -> None:
+        before = self.parts.get(label)
+        # Functions of two modules may name two constants alike.
+        self.parts[label] = digest if before in (None, digest) else combine([before, digest])
+
+    def _function(self, function: FunctionType, label: str) -> None:
+        if id(function) in self._seen:
+            return
+        self._seen.add(id(function))
+        self._add(label, code_digest(function.__code__))
+        self._defaults(function)
+        closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        variables = {name: value for name, cell in closed.items() if (value := _content(cell)) is not _NOT_FOUND}
+        for name, value in variables.items():
+            self._variable(name, value)
+        for name, value in _named(function, variables):
+            self._named(name, value, function)
+
+    def _defaults(self, function: FunctionType) -> None:
+        values = function.__defaults__ or ()
+        names = function.__code__.co_varnames[: function.__code__.co_argcount]
+        defaults = dict(zip(names[len(names) - len(values) :], values, strict=True))
+        for name, value in {**defaults, **(function.__kwdefaults__ or {})}.items():
+            digest = digest_or_none(value)
+            if digest is not None:
+                self._add(f"default of `{name}`", digest)
+
+    def _owner(self, value: Any) -> None:
+        if not _is_workflow(value) and not isinstance(value, type):
+            self._variable("self", value, is_owner=True)
+
+    def _variable(self, name: str, value: Any, is_owner: bool = False) -> None:
+        if isinstance(value, ModuleType) or _is_workflow(value) or (name in ("self", "__class__") and not is_owner):
+            return
+        special = self._special(name, value)
+        if special is not None:
+            self.parts.update(special)
+        elif _is_code(value):
+            inner = _Found(self._step, self._special)
+            inner._seen = self._seen
+            if is_foreign(*_origin(value)):
+                self._add(f"variable `{name}`", identity([value.__module__, _name(value)], "code"))
+            else:
+                inner.callable(value, "code")
+                self._add(f"variable `{name}`", combine_parts(inner.parts))
+        else:
+            try:
+                self._add(f"variable `{name}`", identity(value, f"variable `{name}`"))
+            except Unidentified as problem:
+                problem.advice = VARIABLE_ADVICE
+                raise problem.error(self._step) from None
+
+    def _named(self, name: str, value: Any, function: FunctionType) -> None:
+        special = self._special(name, value)
+        if special is not None:
+            self.parts.update(special)
+        elif _is_code(value):
+            own = [digest for link in _links(value) if link is not function and (digest := _helper(link))]
+            if own:
+                self._add(f"code of helper `{name}`", combine(own))
+        else:
+            self._constant(name, value)
+
+    def _constant(self, name: str, value: Any) -> None:
+        bare = name.rpartition(".")[2]
+        if bare.startswith("__") or not (bare.isupper() or _is_immutable(value)):
+            return
+        digest = digest_or_none(value)
+        if digest is not None:
+            self._add(f"constant `{name}`", digest)
+
+
+def combine_parts(parts: Parts) -> bytes:
+    """One digest for all parts.
+
+    >>> combine_parts({"a": b"1", "b": b"2"}) == combine_parts({"b": b"2", "a": b"1"})
+    True
+    """
+    return combine([item for label in sorted(parts) for item in (label.encode(), parts[label])])
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _NOT_FOUND  # a variable that has no value yet
+
+
+def _is_workflow(value: Any) -> bool:
+    module = sys.modules.get("holdfast.workflow")
+    return module is not None and isinstance(value, module.Workflow)
+
+
+def _is_code(value: Any) -> bool:
+    code = (FunctionType, BuiltinFunctionType, MethodType, functools.partial, type)
+    return isinstance(value, code) or callable(getattr(value, "__wrapped__", None))
+
+
+def _is_immutable(value: Any) -> bool:
+    if isinstance(value, tuple | frozenset):
+        return all(map(_is_immutable, value))
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    settings = getattr(type(value), "model_config", None)
+    frozen = getattr(parameters, "frozen", False) or (isinstance(settings, dict) and settings.get("frozen", False))
+    return isinstance(value, _IMMUTABLE) or bool(frozen)
+
+
+def _origin(value: Any) -> tuple[str, str | None]:
+    """The module and the file of a function or class."""
+    module = str(getattr(value, "__module__", None) or "builtins")
+    if isinstance(value, FunctionType):
+        return module, value.__code__.co_filename
+    return module, getattr(sys.modules.get(module), "__file__", None)
+
+
+def _links(value: Any) -> Iterator[Any]:
+    """The functions and classes that a helper is made of: decorators put one around another."""
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        item = pending.pop(0)
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, functools.partial):
+            pending.append(item.func)
+        elif isinstance(item, MethodType):
+            pending.append(item.__func__)
+        elif isinstance(item, FunctionType):
+            yield item
+            pending += [held for cell in item.__closure__ or () if isinstance(held := _content(cell), FunctionType)]
+        elif isinstance(item, type):
+            yield item
+        if not isinstance(item, type) and hasattr(item, "__wrapped__"):
+            pending.append(item.__wrapped__)
+
+
+def _helper(link: Any) -> bytes | None:
+    if is_foreign(*_origin(link)):
+        return None
+    if isinstance(link, type):
+        return class_digest(link)
+    held = [*(link.__defaults__ or ()), *map(_content, link.__closure__ or ())]
+    return combine([code_digest(link.__code__), *(digest_or_none(value) or b"" for value in held)])
+
+
+def _names(code: CodeType) -> tuple[tuple[str, ...], ...]:
+    """The names that code looks up outside of itself: in which scope, and with the attributes that are read from it."""
+    names: dict[tuple[str, ...], None] = {}
+    chain: tuple[str, ...] = ()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain:
+            chain = (*chain, instruction.argval)
+            continue
+        names[chain] = None
+        chain = ()
+        scope = _SCOPES.get(instruction.opname)
+        if scope is not None:
+            chain = (scope, instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names.update(dict.fromkeys(_names_of(constant)))
+    names.pop((), None)
+    return tuple(names)
+
+
+_names_of = Memory(_names)
+
+
+def _named(function: FunctionType, variables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The values of the function's module, and of modules of the user that it has, which its code names."""
+    modules = {name: value for name, value in variables.items() if isinstance(value, ModuleType)}
+    scopes = {"module": function.__globals__, "closure": modules}
+    for scope, root, *attributes in _names_of(function.__code__):
+        value, name = scopes[scope].get(root, _NOT_FOUND), root
+        while isinstance(value, ModuleType) and attributes:
+            if is_foreign(value.__name__, getattr(value, "__file__", None)):
+                break
+            attribute = attributes.pop(0)
+            value, name = vars(value).get(attribute, _NOT_FOUND), f"{name}.{attribute}"
+        if value is not _NOT_FOUND and not isinstance(value, ModuleType):
+            yield name, value
