@@ -9,6 +9,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future
 from weakref import WeakKeyDictionary
@@ -143,3 +144,6 @@ class Flights:
 
 
 flights = Flights()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=flights.forget_in_child)

@@ -62,7 +62,9 @@ class RunFunction:
         if record.status is RunStatus.completed:
             return self._recorded(_completed(record, workflow._types), events=events)
         args, kwargs = self._arguments(record, workflow._types)
-        return self._started(workflow, workflow._next_attempt(record), args, kwargs, events=events)
+        active = workflow._next_attempt(record)
+        active.control = control_in(self.parameters.given(args, kwargs))
+        return self._started(workflow, active, args, kwargs, events=events)
 
     def _started(
         self, workflow: Workflow, active: ActiveRun, args: tuple[Any, ...], kwargs: dict[str, Any], *, events: bool

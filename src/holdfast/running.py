@@ -99,6 +99,8 @@ class ActiveRun:
         self._rollback = rollback
         self.lease = lease
         self._resumed = resumed
+        self._is_ours = resumed is None
+        """Whether its record is this attempt's to write: not before an earlier one has been taken up."""
         self.workflow = workflow
         self.steps = RunSteps()
         self.tells = False
@@ -109,6 +111,8 @@ class ActiveRun:
         self._release = release
         self._started = False
         self._meter = Meter()
+        self._metered = self._meter.usage
+        """What it had used when that was recorded last."""
         self._output = Output()
         self._sequence = 0
         self._saved_at = self.opened
@@ -212,7 +216,7 @@ class ActiveRun:
                 break
             except VersionConflict:
                 continue  # others have committed meanwhile
-        self.recorded = True
+        self._is_ours = self.recorded = True
         self.steps.recorded(records)
         self.session.load()
 
@@ -283,6 +287,8 @@ class ActiveRun:
         return UnstorableValue(problems) if problems else None
 
     def _end_without_saving(self, error: BaseException | None) -> None:
+        if not self._is_ours:
+            return
         if self._started:
             self.session.restore()
         elif isinstance(error, StorageBusy | SessionBusy):
@@ -319,7 +325,7 @@ class ActiveRun:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            if not self.recorded and not self.ended:
+            if self._is_ours and not self.recorded and not self.ended:
                 self.session.write_run(self._current_record())
                 self.recorded = True
             return True
@@ -373,6 +379,10 @@ class ActiveRun:
             if is_last:
                 self._end_record(UnstorableValue(pending.problems) if pending.problems and error is None else error)
             is_due = bool(pending.operations or steps) and not self.recorded
+            if steps and not is_last:  # so that a run which is killed can say what it has spent
+                is_due = is_due or self._meter.usage != self._metered
+                self._changed["usage"] = self._record.usage + self._meter.usage
+                self._metered = self._meter.usage
             return self._current_record() if is_last or is_due else None
 
         with self._lock:

@@ -29,8 +29,10 @@ from holdfast.errors import (
     CorruptData,
     HoldfastError,
     OutcomeUnknown,
+    RunError,
     StateError,
     StepBusy,
+    StepError,
     StepPersistError,
     StepStateError,
     StorageBusy,
@@ -473,6 +475,8 @@ def _computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Fl
         handed_out = _Count()
         try:
             given = yield from _called(asked, frame, lease, handed_out)
+        except (StateError, StorageError, StepError, RunError):
+            raise  # of the library itself, where another try would only meet the same
         except Exception as error:
             if handed_out.number:
                 error.add_note(f"Step {asked.name!r} was not tried again: it had handed out a part of its stream.")

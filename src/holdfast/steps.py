@@ -183,6 +183,8 @@ class Step:
         """How it gives what it gives; None where only a call tells."""
         self._check()
         self._parameters: dict[int, Parameters] = {}
+        self.types: WeakKeyDictionary[type, Types] = WeakKeyDictionary()
+        """What its result may be made of, by the class of the workflow."""
 
     def _check(self) -> None:
         options = self.options
@@ -401,13 +403,9 @@ def _run_of(workflow: Stepping | None) -> ActiveRun | None:
     return run if workflow is None or run.session is workflow._session else None
 
 
-_types: WeakKeyDictionary[type, dict[Step, Types]] = WeakKeyDictionary()
-
-
 def _types_of(workflow: Stepping, step: Step) -> Types:
     """The types that a result may have: what the workflow declares, and what the function's annotations name."""
-    known = _types.setdefault(type(workflow), {})
-    types = known.get(step)
+    types = step.types.get(type(workflow))
     if types is None:
         function = step.function
         hints = list(hints_of(function))
@@ -415,13 +413,8 @@ def _types_of(workflow: Stepping, step: Step) -> Types:
             hints.append(step.agent.output_type)
         declared = workflow._types
         types = declared if not Types(hints).classes else Types([*declared.classes, *hints])
-        if len(known) < MOST_KNOWN:
-            known[step] = types
+        step.types[type(workflow)] = types
     return types
-
-
-MOST_KNOWN: Final = 1_000
-"""Steps of one class whose types are remembered: those made anew for each call are too many."""
 
 
 class Stepping:
