@@ -8,17 +8,22 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 from collections.abc import Iterable, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from holdfast.agent import Agent
 from holdfast.agent_identity import agent_parts
-from holdfast.canonical import digest
+from holdfast.canonical import digest, identity
 from holdfast.errors import StepKeyError
-from holdfast.fingerprint import code_parts, method_parts
+from holdfast.fingerprint import VARIABLE_ADVICE, code_parts
+from holdfast.methods import MethodParts, method_parts
+from holdfast.pieces import Unidentified
 
 if TYPE_CHECKING:
     from holdfast.steps import Step, Stepping
@@ -55,32 +60,86 @@ def parts_for_others(step: Step, workflow: Stepping, *, is_method: bool) -> dict
     if options.depends is not None:
         parts["depends"] = digest(options.depends(workflow), "what depends= returned", options.name)
     if step.agent is not None:
-        parts |= agent_parts(step.agent, step.agent.name or "agent")
-        return parts
+        return parts | agent_parts(step.agent, step.agent.name or "agent")
     if is_method:
-        code, attributes, passes_self = method_parts(type(workflow), step.function, options.uses)
-        _require_known(step, workflow, attributes, passes_self=passes_self)
-        for name in sorted(attributes):
-            if isinstance(getattr(type(workflow), name, None), Agent):
-                parts |= agent_parts(getattr(workflow, name), name)
+        used = method_parts(type(workflow), step.function, options.uses, step=options.name, special=_agent)
+        _require_known(step, workflow, used)
+        code = used.parts
+        for name in sorted(used.reads):
+            if _is_agent(workflow, name):
+                code |= agent_parts(getattr(workflow, name), name)
     else:
-        code = code_parts(step.function, options.uses)
+        code = code_parts(step.function, options.uses, step=options.name, special=_agent)
     if options.version is None:
         return parts | code
-    parts["version"] = digest(options.version, "version", options.name)
+    # The version stands for the code, but not for what the code works with.
+    kept = {label: told for label, told in code.items() if not label.startswith(_OF_CODE)}
+    return parts | kept | {"version": digest(options.version, "version", options.name)}
+
+
+_OF_CODE: Final = ("code of ", "constant ", "default of ")
+"""How the labels of parts begin that a version stands for."""
+
+
+def variables_of(step: Step) -> dict[str, bytes]:
+    """What a function takes from the code around it, for a step of the run's own scope: there its code does not count,
+    but these are arguments all the same.
+
+    Raises:
+        StepKeyError: one of them has no identity.
+    """
+    function = inspect.unwrap(step.function)
+    cells = getattr(function, "__closure__", None)
+    if not cells:
+        return {}
+    parts = {}
+    for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
+        try:
+            value = cell.cell_contents
+        except ValueError:  # it has no value yet
+            continue
+        if name in step.options.ignore or isinstance(value, _NO_ARGUMENTS) or _is_workflow(value):
+            continue
+        try:
+            parts[f"variable `{name}`"] = identity(value, f"variable `{name}`")
+        except Unidentified as problem:
+            problem.advice = VARIABLE_ADVICE
+            raise problem.error(step.options.name) from None
     return parts
 
 
-def _require_known(step: Step, workflow: Stepping, attributes: Iterable[str], *, passes_self: bool) -> None:
+_NO_ARGUMENTS: Final = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, type, functools.partial, Agent)
+
+
+def _is_workflow(value: Any) -> bool:
+    return hasattr(type(value), "__holdfast_workflow__")
+
+
+def _agent(name: str, value: Any) -> dict[str, bytes] | None:
+    """What stands for an agent that code names."""
+    return agent_parts(value, name) if isinstance(value, Agent) else None
+
+
+def _is_agent(workflow: Stepping, name: str) -> bool:
+    return isinstance(getattr(type(workflow), name, None), Agent)
+
+
+def _require_known(step: Step, workflow: Stepping, used: MethodParts) -> None:
+    """Refuse a method that takes more from its workflow than its key tells of, or changes it."""
     options = step.options
+    if used.writes - options.ignore:
+        name = min(used.writes - options.ignore)
+        raise StepKeyError(
+            step=options.name,
+            path=f"self.{name}",
+            reason="is assigned, which a recorded result could not repeat",
+            advice=f"Return a value and assign it in run(); or, if nothing depends on it, say ignore=[{name!r}].",
+        )
     if options.depends is not None:
         return
-    unknown = [
-        name
-        for name in sorted(attributes)
-        if name not in options.ignore and name not in _HARMLESS and not _is_in_the_key(workflow, name)
-    ]
-    if passes_self and "self" not in options.ignore:
+    harmless = options.ignore | _HARMLESS
+    unknown = [name for name in sorted(used.reads) if name not in harmless and not _is_agent(workflow, name)]
+    if used.escapes and "self" not in harmless:
         unknown.append("self")
     if unknown:
         name = unknown[0]
@@ -91,10 +150,6 @@ def _require_known(step: Step, workflow: Stepping, attributes: Iterable[str], *,
             advice="Give it as an argument; or say what it stands for: depends=lambda self: ...; or, if it does not "
             f"change the result, ignore=[{name!r}].",
         )
-
-
-def _is_in_the_key(workflow: Stepping, name: str) -> bool:
-    return isinstance(getattr(type(workflow), name, None), Agent)
 
 
 def digest_of_input(value: Any, name: str) -> bytes:

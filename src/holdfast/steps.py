@@ -30,7 +30,7 @@ from holdfast.records import Place
 from holdfast.response import RunEvent, RunResponse
 from holdfast.running import ActiveRun, current
 from holdfast.step_flow import Asked
-from holdfast.step_keys import key_of, parts_for_others
+from holdfast.step_keys import key_of, parts_for_others, variables_of
 
 if TYPE_CHECKING:
     from holdfast.session import Session
@@ -279,6 +279,7 @@ class Step:
         place = Place("")
         scope = "run"
         if cache is None:
+            parts |= variables_of(self)
             key = key_of((scope, options.name), parts)
         else:
             scope = cache.scope
