@@ -51,6 +51,7 @@ LAYERS = [
     "holdfast.heartbeat",
     # agents
     "holdfast.agent_identity",
+    "holdfast.model_identity",
     "holdfast.agent",
     "holdfast.agent_run",
     "holdfast.messages",

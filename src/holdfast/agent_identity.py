@@ -1,8 +1,216 @@
-from holdfast.canonical import digest
+"""What of an agent changes its answer, part by part.
+
+Rules that must stay true:
+- everything that can change the answer is in a part, or it is an error: a part that cannot be identified is never
+  left out; keys, timeouts, retries and names in traces are not in any, because they change none;
+- nothing is asked and no client is made: a named model is its name and the address of its server;
+- what is assigned to the agent, or changed in its lists and dicts, is seen by the next call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType
+from typing import Any, Final
+
+from holdfast.agent import Agent, is_pydantic_agent
+from holdfast.canonical import combine, digest, identity
+from holdfast.errors import StepKeyError
+from holdfast.fingerprint import Parts, Special, code_parts, combine_parts
+from holdfast.model_identity import ModelIdentity, address_of, is_model, public
+from holdfast.providers import OFFLINE
+from holdfast.sources import Memory
+
+__all__ = ["agent_parts", "agents_in"]
+
+KEY_ADVICE = "Give the step `key=` or `depends=`."
+
+_OF_EVERY_AGENT: Final = frozenset({"ToolSearch", "PendingMessageDrainCapability"})
+"""Capabilities that pydantic-ai gives to each agent by itself."""
 
 
-def agent_parts(agent, name):
-    return {
-        f"model of `{name}`": digest(str(agent.model), "m", "s"),
-        f"instructions of `{name}`": digest(agent.instructions, "m", "s"),
-    }
+def agent_parts(agent: Agent, name: str, step: str | None = None) -> Parts:
+    """What identifies the answers of an agent, apart from the message and the history.
+
+    Args:
+        agent: the agent.
+        name: what it is called in the labels, such as `"writer"`.
+        step: the name of the step, for errors; the agent's when absent.
+
+    Returns:
+        digests by the labels "model of `writer`", "address of `writer`", "settings of `writer`",
+        "instructions of `writer`", "tools of `writer`" and "output type of `writer`".
+
+    Raises:
+        StepKeyError: something has no identity: instructions that a function makes, a field of a model of your own.
+
+    >>> sorted(agent_parts(Agent("offline", instructions="Be brief."), "writer"))
+    ['address of `writer`', 'instructions of `writer`', 'model of `writer`', 'output type of `writer`',
+     'settings of `writer`', 'tools of `writer`']
+    """
+    return _Identity(agent, name, step or name, ()).parts()
+
+
+def agents_in(step: str) -> Special:
+    """For `code_parts`: an agent that the code names or closes over counts by what changes its answer."""
+    return _agents_in(step, ())
+
+
+def _agents_in(step: str, asking: tuple[Any, ...]) -> Special:
+    def special(name: str, value: Any) -> Parts | None:
+        agent = Agent(value) if is_pydantic_agent(value) else value
+        if not isinstance(agent, Agent):
+            return None
+        if any(value is other for other in asking):
+            return {}  # an agent that is a tool of itself, by whatever detour
+        return _Identity(agent, agent.name or name, step, (*asking, value)).parts()
+
+    return special
+
+
+class _Identity:
+    """The parts of one agent."""
+
+    def __init__(self, agent: Agent, name: str, step: str, asking: tuple[Any, ...]) -> None:
+        self._agent = agent
+        self._name = name
+        self._step = step
+        self._special = _agents_in(step, (*asking, agent))
+        self._wrapped = self._unwrapped()
+
+    def parts(self) -> Parts:
+        model = self._chosen()
+        found = {
+            "model": ModelIdentity(self._name, self._step, self._code).of(model, self._agent.base_url),
+            "address": self._of("address", address_of(model, self._agent.base_url)),
+            "settings": self._settings(model),
+            "instructions": self._instructions(),
+            "tools": self._tools(),
+            "output type": self._output(),
+        }
+        return {f"{kind} of `{self._name}`": part for kind, part in found.items()}
+
+    def _of(self, kind: str, value: Any) -> bytes:
+        return digest(value, f"{kind} of `{self._name}`", self._step)
+
+    def _refused(self, kind: str, reason: str, advice: str = KEY_ADVICE) -> StepKeyError:
+        return StepKeyError(path=f"{kind} of `{self._name}`", step=self._step, reason=reason, advice=advice)
+
+    def _code(self, function: Callable[..., Any]) -> bytes:
+        return combine_parts(code_parts(function, step=self._step, special=self._special))
+
+    def _unwrapped(self) -> Any:
+        wrapped = self._agent._wrapped
+        while wrapped is not None and hasattr(wrapped, "wrapped"):
+            wrapped = wrapped.wrapped
+        if wrapped is not None and not isinstance(wrapped, sys.modules["pydantic_ai.agent"].Agent):
+            raise self._refused("model", f"is an agent of class {type(wrapped).__name__}, which nothing is known of")
+        return wrapped
+
+    def _chosen(self) -> Any:
+        if self._agent.model is None and self._wrapped is not None:
+            return self._wrapped.model
+        return os.environ.get("HOLDFAST_MODEL") or OFFLINE if self._agent.model is None else self._agent.model
+
+    def _settings(self, model: Any) -> bytes:
+        layers = [model.settings if is_model(model) else None, self._agent.model_settings]
+        layers.insert(1, getattr(self._wrapped, "model_settings", None))
+        if any(map(callable, layers)):
+            raise self._refused("settings", "are made by a function")
+        return self._of("settings", [said for layer in layers if (said := public(layer or {}))])
+
+    def _instructions(self) -> bytes:
+        own = self._agent.instructions
+        wrapped = self._wrapped
+        texts: list[Any] = [own] if isinstance(own, str) else list(own or ())
+        prompts: tuple[Any, ...] = ()
+        if wrapped is not None:
+            sourced = [] if own is not None else wrapped._instructions
+            texts += [entry.instruction for entry in (*sourced, *wrapped._cap_instructions)]
+            prompts = (*wrapped._system_prompts, *(runner.function for runner in wrapped._system_prompt_functions))
+        if any(map(callable, (*texts, *prompts))):
+            raise self._refused("instructions", "are made by a function")
+        return self._of("instructions", [texts, prompts])
+
+    def _tools(self) -> bytes:
+        agent, wrapped = self._agent, self._wrapped
+        if not agent.tools and wrapped is None:
+            return self._of("tools", [])
+        source = wrapped if wrapped is not None and not agent.tools else self._built()
+        tools = list(source._function_toolset.tools.values())
+        others: list[Any] = []
+        if wrapped is not None:
+            for toolset in (*wrapped._user_toolsets, *wrapped._cap_toolsets, *wrapped._dynamic_toolsets):
+                tools += self._tools_of(toolset)
+            others = [*wrapped._cap_native_tools, *self._capabilities()]
+        found = [self._tool(tool) for tool in tools]
+        return combine([self._of("tools", [tools and len(tools), others]), *found])
+
+    def _tools_of(self, toolset: Any) -> list[Any]:
+        tools = getattr(toolset, "tools", None)
+        if not isinstance(tools, dict):
+            raise self._refused("tools", f"come from a {type(toolset).__name__}, which may hand out others every time")
+        return list(tools.values())
+
+    def _capabilities(self) -> list[Any]:
+        found = self._wrapped._root_capability.capabilities
+        return [capability for capability in found if type(capability).__name__ not in _OF_EVERY_AGENT]
+
+    def _tool(self, tool: Any) -> bytes:
+        told = tool.tool_def
+        facts = [told.name, told.description, told.parameters_json_schema, told.strict, told.kind]
+        functions = (tool.function, tool.prepare, tool.args_validator)
+        return combine(
+            [self._of("tools", facts), *(self._code(function) for function in functions if function is not None)]
+        )
+
+    def _output(self) -> bytes:
+        output = self._agent.output_type
+        wrapped = self._wrapped
+        validators = [validator.function for validator in wrapped._output_validators] if wrapped is not None else []
+        pieces = [self._code(validator) for validator in validators]
+        if output is not str:
+            pieces += [_schema_of(self._built()), *(self._code(function) for function in _functions_in(output))]
+        return combine([self._of("output type", _names_in(output)), *pieces])
+
+    def _built(self) -> Any:
+        # On a copy, whose lists nobody else changes: it is compared with what was built last.
+        return self._agent._copied()._build()
+
+
+def _schema(built: Any) -> bytes:
+    """The digest of what a model is told of the shape of its answer."""
+    toolset = built._output_toolset
+    tools = toolset._tool_defs if toolset is not None else ()
+    told = [[tool.name, tool.description, tool.parameters_json_schema, tool.strict] for tool in tools]
+    return identity([type(built._output_schema).__name__, told, built._output_schema.object_def], "output type")
+
+
+_schema_of = Memory(_schema)
+
+
+def _names_in(output: Any) -> Any:
+    """An output type as the names of its classes; what they are made of is in the schema."""
+    if isinstance(output, list | tuple):
+        return [_names_in(item) for item in output]
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        fields = {spec.name: getattr(output, spec.name, None) for spec in dataclasses.fields(output)}
+        return [type(output).__name__, {name: _names_in(value) for name, value in fields.items()}]
+    if isinstance(output, str | bool | int | None):
+        return [output]
+    return getattr(output, "__qualname__", None) or repr(output)
+
+
+def _functions_in(output: Any) -> Iterator[Callable[..., Any]]:
+    """The functions that make the answer of what the model says."""
+    if isinstance(output, list | tuple):
+        for item in output:
+            yield from _functions_in(item)
+    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
+        for spec in dataclasses.fields(output):
+            yield from _functions_in(getattr(output, spec.name, None))
+    elif isinstance(output, FunctionType | MethodType):
+        yield output

@@ -135,11 +135,11 @@ class _Found:
             self.callable(value.func, label)
             self._variable("partial", [value.args, value.keywords])
         elif isinstance(value, type):
-            self._add(label, class_digest(value))
+            self._add(label, _by_name(value) if is_foreign(*_origin(value)) else class_digest(value))
         elif hasattr(value, "__wrapped__"):
             self.callable(value.__wrapped__, label)
         elif isinstance(value, BuiltinFunctionType):
-            self._add(label, identity([value.__module__, value.__qualname__], "code"))
+            self._add(label, _by_name(value))
             if not isinstance(value.__self__, ModuleType | None):
                 self._owner(value.__self__)
         else:
@@ -155,6 +155,9 @@ class _Found:
         if id(function) in self._seen:
             return
         self._seen.add(id(function))
+        if is_foreign(*_origin(function)):
+            self._foreign(function, label)
+            return
         self._add(label, code_digest(function.__code__))
         self._defaults(function)
         closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
@@ -163,6 +166,13 @@ class _Found:
             self._variable(name, value)
         for name, value in _named(function, variables):
             self._named(name, value, function)
+
+    def _foreign(self, function: FunctionType, label: str) -> None:
+        """A function of a package: its name, and what of the user's own it is put around."""
+        self._add(label, _by_name(function))
+        for link in _links(function):
+            if isinstance(link, FunctionType) and not is_foreign(*_origin(link)):
+                self._function(link, label)
 
     def _defaults(self, function: FunctionType) -> None:
         values = function.__defaults__ or ()
@@ -186,11 +196,8 @@ class _Found:
         elif _is_code(value):
             inner = _Found(self._step, self._special)
             inner._seen = self._seen
-            if is_foreign(*_origin(value)):
-                self._add(f"variable `{name}`", identity([value.__module__, _name(value)], "code"))
-            else:
-                inner.callable(value, "code")
-                self._add(f"variable `{name}`", combine_parts(inner.parts))
+            inner.callable(value, "code")
+            self._add(f"variable `{name}`", combine_parts(inner.parts))
         else:
             try:
                 self._add(f"variable `{name}`", identity(value, f"variable `{name}`"))
@@ -227,6 +234,10 @@ def combine_parts(parts: Parts) -> bytes:
     return combine([item for label in sorted(parts) for item in (label.encode(), parts[label])])
 
 
+def _by_name(value: Any) -> bytes:
+    return identity([value.__module__, value.__qualname__], "code")
+
+
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
@@ -255,9 +266,10 @@ def _is_immutable(value: Any) -> bool:
 
 def _origin(value: Any) -> tuple[str, str | None]:
     """The module and the file of a function or class."""
-    module = str(getattr(value, "__module__", None) or "builtins")
     if isinstance(value, FunctionType):
-        return module, value.__code__.co_filename
+        # Not by its `__module__`, which a decorator copies from what it wraps.
+        return str(value.__globals__.get("__name__", "")), value.__code__.co_filename
+    module = str(getattr(value, "__module__", None) or "builtins")
     return module, getattr(sys.modules.get(module), "__file__", None)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from holdfast.canonical import identity
 from holdfast.errors import InvalidInput, StorageError
 
 __all__ = ["Document", "Library"]
@@ -78,6 +79,14 @@ class Library:
         self._documents = documents
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._identity: bytes | None = None
+
+    def __cache_key__(self) -> bytes:
+        """What identifies the library to a step: its documents, as they are when that is first asked."""
+        with self._lock:
+            if self._identity is None:
+                self._identity = identity(list(self._all()), "library")
+            return self._identity
 
     @classmethod
     def from_pydoc_topics(cls) -> Library:
@@ -133,6 +142,13 @@ class Library:
         sections = list(found.values())[:limit]
         return [{"title": part.title, "url": part.url, "summary": _summary(part, terms)} for part in sections]
 
+    def _all(self) -> Iterable[Document]:
+        if callable(self._documents):
+            return self._documents()
+        if not isinstance(self._documents, list | tuple):
+            self._documents = list(self._documents)  # what can be iterated over only once is needed twice
+        return self._documents
+
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             connection = sqlite3.connect(":memory:", check_same_thread=False)
@@ -144,8 +160,7 @@ class Library:
                     "The SQLite of this Python has no full-text search (FTS5), which a Library needs. "
                     "Use a Python that is linked with a complete SQLite."
                 ) from error
-            documents = self._documents() if callable(self._documents) else self._documents
-            connection.executemany("INSERT INTO section (title, url, body) VALUES (?, ?, ?)", _sections(documents))
+            connection.executemany("INSERT INTO section (title, url, body) VALUES (?, ?, ?)", _sections(self._all()))
             self._connection = connection
             weakref.finalize(self, connection.close)
         return self._connection
