@@ -112,6 +112,19 @@ class Engine:
         except FAILURES as error:
             self._raise(error, timeout)
 
+    def peek(self, work: Work[T], *, table: str) -> T | None:
+        """Run `work`, one statement, if the database is open and nothing is in the way; else None, and `read` will
+        tell why. It may miss for a moment that the file was replaced: for what need not be the newest.
+        """
+        writer = self._writer
+        is_ready = writer.connection is not None and table in writer.prepared and not self._database.one_connection
+        if not is_ready or self._is_closing or self._process != process_number():
+            return None
+        try:
+            return self._readers.peek(work)
+        except (DatabaseReplaced, *FAILURES):
+            return None
+
     def stop(self, *, wait: float) -> None:
         """Finish what is queued, then close everything; waits at most so many seconds for that.
 

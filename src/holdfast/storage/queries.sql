@@ -387,6 +387,12 @@ SELECT owner, table_name, session_id, key, scope, is_shared, workflow, step, run
 FROM holdfast_step_entry
 WHERE owner = ? AND table_name = ? AND session_id = ? AND key = ? AND checksum IS NOT NULL
 
+-- name: find_checksum
+-- What changes whenever anything of an entry does.
+SELECT checksum, hits, used_at
+FROM holdfast_step_entry
+WHERE owner = ? AND table_name = ? AND session_id = ? AND key = ? AND checksum IS NOT NULL
+
 -- name: entries_of_owner
 SELECT owner, table_name, session_id, key, scope, is_shared, workflow, step, run_id, seconds, requests, input_tokens,
        output_tokens, cost, created_at, expires_at, size, result_digest, checksum, parts, hits, used_at, NULL

@@ -21,6 +21,9 @@ T = TypeVar("T")
 _IDLE = 4
 """How many connections are kept open for the next reads."""
 
+_LOOK_EVERY = 0.05
+"""Seconds for which `peek` believes that the file is still at its path; to look takes as long as a small read."""
+
 
 class Source(Protocol):
     """Where reading connections come from."""
@@ -38,6 +41,8 @@ class Readers:
         self._active: set[sqlite3.Connection] = set()
         self._taking = threading.RLock()
         """Held while a connection is taken, and as long as nobody may take one."""
+        self._looked_at = float("-inf")
+        """When `peek` made sure last that the file is the one that was opened."""
 
     def read(self, work: Callable[[sqlite3.Connection], T], timeout: float) -> T:
         """Run `work` on a connection, again for `timeout` seconds while the database is locked.
@@ -53,6 +58,19 @@ class Readers:
             except sqlite3.OperationalError as error:
                 if not is_busy(error) or time.monotonic() >= deadline:
                     raise
+
+    def peek(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` once, for a reader to whom a moment makes no difference: of a file that has just been replaced
+        it may still see what was there.
+
+        Raises:
+            DatabaseReplaced, sqlite3.Error: as for `read`.
+        """
+        now = time.monotonic()
+        if now - self._looked_at > _LOOK_EVERY:
+            self._source.check_unmoved()
+            self._looked_at = now
+        return self._use(work)
 
     def pause(self, timeout: float) -> bool:
         """Let nobody take a connection until `resume`; says whether all came back within `timeout` seconds."""
@@ -79,6 +97,9 @@ class Readers:
 
     def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._source.check_unmoved()
+        return self._use(work)
+
+    def _use(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = None
         try:
             with self._taking:

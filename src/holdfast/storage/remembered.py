@@ -1,8 +1,8 @@
 """What a storage object has lately read and verified, or written, so that it need not be verified again.
 
 Rules that must stay true:
-- nothing here is believed of itself: a listing is found by the checksum that the database has for it now, and a
-  head counts only where the database has exactly that row;
+- nothing here is believed of itself: a listing is found by the checksum that the database has for it now, an entry
+  of the step cache counts only where it has that checksum, and a head only where it has exactly that row;
 - so that what a transaction wrote may be remembered before it is committed, and after it was rolled back;
 - each step is atomic, for many threads read at the same time.
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
+from holdfast.records import Entry
 from holdfast.storage.listing import Listing
-from holdfast.storage.rows import Head, Row
+from holdfast.storage.rows import Column, Head, Row
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -52,3 +53,5 @@ class Remembered:
         """By the checksum of the snapshot's row, which covers all that the listing says."""
         self.heads: Recent[tuple[str, str], tuple[Head, Row]] = Recent(1000)
         """By owner and session id: what the head says, and the row that says it."""
+        self.entries: Recent[tuple[Column, ...], tuple[Row, Entry]] = Recent(256)
+        """By the key of the row: small entries of the step cache, each with its checksum and its count of hits."""

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from holdfast import clock
 from holdfast.errors import InvalidInput, StorageClosed
@@ -33,7 +33,7 @@ from holdfast.records import (
 )
 from holdfast.storage.base import BEAT_EVERY, KeepHistory, Rebase, valid_commit, valid_limit
 from holdfast.storage.history import valid_keep_history
-from holdfast.storage.queries import Statements, valid_table_name
+from holdfast.storage.queries import Statements, texts, valid_table_name
 from holdfast.storage.remembered import Remembered
 from holdfast.storage.sweeping import MAX_CACHE_SIZE, Sweeping
 
@@ -233,7 +233,9 @@ class SqlWorkflowStorage:
         """See `Storage.step_cache`."""
         from holdfast.storage.step_cache import SqlStepCache
 
-        return SqlStepCache(self._read, self._write, self._sweeping)
+        return SqlStepCache(
+            self._read, self._write, self._peek, self.table_name, self._sweeping, self._remembered, self.where
+        )
 
     def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
         """See `Storage.rename_session`."""
@@ -284,6 +286,12 @@ class SqlWorkflowStorage:
             timeout=self.lock_timeout,
             is_one_statement=is_one_statement,
         )
+
+    def _peek(self, query: str, row: Sequence[Any]) -> list[tuple[Any, ...]] | None:
+        """The rows of one query if nothing is in the way, and as they were a moment ago; see `Engine.peek`."""
+        engine = self._opened()
+        text = texts(self.table_name, engine.statements.written)[query]
+        return engine.peek(lambda connection: connection.execute(text, row).fetchall(), table=self.table_name)
 
     def _write(
         self, work: Callable[[Statements], T], *, is_repeatable: bool = False, outlives_power: bool = True

@@ -17,10 +17,16 @@ from holdfast.records import Entry, Place
 from holdfast.storage import step_rows, sweeping
 from holdfast.storage.base import valid_limit
 from holdfast.storage.queries import NO_LIMIT, Statements
+from holdfast.storage.remembered import Remembered
 from holdfast.storage.rows import Row
 from holdfast.storage.sweeping import Sweeping
 
 T = TypeVar("T")
+Key = tuple[str, str, str, bytes]
+"""Of a row: owner, table prefix, session id, and the key of the step."""
+
+_LARGEST_REMEMBERED = 16_384
+"""Bytes of a result that is remembered, so that a hit need not read it again."""
 
 
 class Read(Protocol):
@@ -37,23 +43,59 @@ class Write(Protocol):
     ) -> T | None: ...
 
 
+class Peek(Protocol):
+    """The rows of one query if nothing is in the way, and as they were a moment ago; else None."""
+
+    def __call__(self, query: str, row: Key) -> list[tuple[Any, ...]] | None: ...
+
+
 class SqlStepCache:
     """Results of steps in a SQL database; see `holdfast.storage.base.StepCache` for what each operation does.
 
     Args:
         read: runs something in a transaction that reads.
         write: runs something in a transaction that writes.
+        peek: runs one query at once, if it can.
+        table: prefix of the tables.
         sweeping: says when to sweep, and what the cache may hold.
+        remembered: what was read and verified lately.
+        where: display name of the database.
     """
 
-    def __init__(self, read: Read, write: Write, sweeping: Sweeping) -> None:
+    def __init__(
+        self,
+        read: Read,
+        write: Write,
+        peek: Peek,
+        table: str,
+        sweeping: Sweeping,
+        remembered: Remembered,
+        where: str,
+    ) -> None:
         self._read = read
         self._write = write
+        self._peek = peek
+        self._table = table
         self._sweeping = sweeping
+        self._entries = remembered.entries
+        self._where = where
 
     def read(self, place: Place, key: bytes) -> Entry | None:
         """See `StepCache.read`."""
-        return self._read(lambda db: _entry(db, place, key), is_one_statement=True)
+        named = (place.owner, self._table if place.session_id else "", place.session_id, key)
+        known = self._entries.get(named)
+        if known is not None and self._peek("find_checksum", named) == [known[0]]:
+            return known[1]
+        rows = self._peek("find_entry", named)
+        row = rows and rows[0]
+        if rows is None:
+            row = self._read(lambda db: db.found("find_entry", named), is_one_statement=True)
+        if not row:
+            return None
+        entry = step_rows.read_entry(row, self._where)
+        if entry.size <= _LARGEST_REMEMBERED:
+            self._entries.put(named, ((row[18], row[20], row[21]), entry))
+        return entry
 
     def claim(self, place: Place, key: bytes, lease_id: str, seconds: float, *, unless: float | None) -> bool:
         """See `StepCache.claim`."""
@@ -159,7 +201,7 @@ class SqlStepCache:
                 return swept
 
 
-def _key(db: Statements, place: Place, key: bytes) -> tuple[str, str, str, bytes]:
+def _key(db: Statements, place: Place, key: bytes) -> Key:
     """The key of a row, in the order of its columns."""
     return place.owner, db.table if place.session_id else "", place.session_id, key
 
@@ -168,12 +210,7 @@ def _named(db: Statements, place: Place, key: bytes) -> dict[str, Any]:
     return dict(zip(("owner", "table_name", "session_id", "key"), _key(db, place, key), strict=True))
 
 
-def _entry(db: Statements, place: Place, key: bytes) -> Entry | None:
-    row = db.found("find_entry", _key(db, place, key))
-    return None if row is None else step_rows.read_entry(row, db.where)
-
-
-def _has(db: Statements, key: tuple[str, str, str, bytes], stored: Row) -> bool:
+def _has(db: Statements, key: Key, stored: Row) -> bool:
     """Whether an entry has the row that `store_entry` wrote."""
     row = db.found("find_entry", key)
     return row is not None and row[18] == stored[15]
