@@ -17,7 +17,7 @@ import msgspec
 from holdfast.records import Entry, Run, StepRecord
 from holdfast.storage.base import Storage
 
-__all__ = ["Earlier", "Reason", "ago", "earlier_of", "reason", "reasons_of_run", "recorded_parts"]
+__all__ = ["Earlier", "Reason", "ago", "earlier_of", "in_order", "reason", "reasons_of_run", "recorded_parts"]
 
 MOST_ENTRIES: Final = 1_000
 """Entries of a step that are compared: the newest."""
@@ -123,10 +123,19 @@ def _unused(nearest: Earlier, now: float) -> str:
 
 
 def _differing(parts: Mapping[str, str], others: Mapping[str, str]) -> tuple[str, ...]:
-    """The labels of the parts that differ: what the result depends on first, then its code."""
+    """The labels of the parts that differ."""
     labels = [label for label in {**others, **parts} if parts.get(label) != others.get(label)]
     if ("version" in parts) != ("version" in others):  # it stands for the code, which is compared no more
         labels = [label for label in labels if not label.startswith(_CODE)]
+    return in_order(labels)
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Labels of parts as they are listed: what the result depends on first, then the code.
+
+    >>> in_order(["code of `write`", "argument topic"])
+    ('argument topic', 'code of `write`')
+    """
     return tuple(sorted(labels, key=lambda label: (not label.startswith(_INPUTS), label)))
 
 
@@ -195,9 +204,7 @@ def reasons_of_run(storage: Storage, run: Run) -> list[tuple[StepRecord, Reason]
 def _entries(storage: Storage, owner: str, step: str) -> list[Entry]:
     found = list(storage.step_cache.find(owner, step=step, limit=MOST_ENTRIES))
     if owner:
-        found += [
-            entry for entry in storage.step_cache.find("", step=step, limit=MOST_ENTRIES) if entry.is_shared
-        ]
+        found += [entry for entry in storage.step_cache.find("", step=step, limit=MOST_ENTRIES) if entry.is_shared]
     return found
 
 
