@@ -449,6 +449,11 @@ def test_callables_of_every_kind_have_parts() -> None:
     assert found == [code_parts(value) for value in callables]
 
 
+def test_a_function_of_a_package_counts_by_its_name_alone() -> None:
+    assert set(code_parts(json.dumps)) == {"code of `dumps`"}
+    assert code_parts(json.dumps) != code_parts(json.dump)
+
+
 def test_uses_brings_helpers_of_helpers_with_what_they_name(module: Callable[..., Any]) -> None:
     made = module(
         """
@@ -482,6 +487,23 @@ def test_what_is_special_is_given_the_parts_that_the_caller_says() -> None:
     step = from_text("def step(): return writer, other", writer=Agent("offline"), other=1)
     assert set(code_parts(step, special=special)) == {"code of `step`", "agent `writer`", "constant `other`"}
     assert set(code_parts(closing(Agent("offline")), special=special)) == {"code of `step`", "agent `value`"}
+
+
+def test_helpers_that_are_bound_to_something_count_with_it() -> None:
+    helpers = [
+        *(Adder(1).add, Adder(2).add, functools.partial(pow, 2), functools.partial(pow, 3)),
+        *(functools.partial(closing(1), x=1), functools.partial(closing(1), x=2), functools.partial(closing(2), x=2)),
+        *(functools.lru_cache(closing(1)), functools.lru_cache(closing(2))),
+    ]
+    found = [code_parts(from_text("def step(): return helper()", helper=helper)) for helper in helpers]
+    assert all(set(parts) == {"code of `step`", "code of helper `helper`"} for parts in found)
+    assert len({parts["code of helper `helper`"] for parts in found}) == len(helpers)
+    agent = Agent("offline", name="writer")
+    found_special = code_parts(
+        from_text("def step(): return ask('x')", ask=agent.run),
+        special=lambda name, value: {f"agent behind `{name}`": b"1"} if value is agent else None,
+    )
+    assert set(found_special) == {"code of `step`", "agent behind `ask`"}
 
 
 def test_what_constants_count() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from holdfast import codec
 from holdfast.declared import Types
+from holdfast.display import display
 from holdfast.drivers import Kind
 from holdfast.messages import as_text
 from holdfast.records import Usage
@@ -87,6 +88,23 @@ def path_told(path: str) -> str:
     for inner, told in (("['v']", ""), ("['r']['content']", ".content")):
         path = path.replace(f"result{inner}", f"result{told}", 1)
     return path
+
+
+def displayed(data: bytes) -> dict[str, Any]:
+    """What a step gave as people read it, without the classes that it was made of.
+
+    Returns:
+        its `"value"`, of a response the content; how many `"events"` it yielded, None if it is no stream; and the
+        `"agents"` whose last responses it has.
+
+    >>> displayed(encode(Given(3), Types([])))
+    {'value': 3, 'events': None, 'agents': []}
+    """
+    tree = display(data)
+    value = tree[_RESPONSE]["content"] if _RESPONSE in tree else tree.get(_VALUE)
+    groups = tree.get(_EVENTS)
+    events = None if groups is None else sum(len(contents) for _, contents in groups)
+    return {"value": value, "events": events, "agents": list(tree.get(_AGENTS, ()))}
 
 
 def _written(response: RunResponse) -> dict[str, Any]:

@@ -24,8 +24,10 @@ __all__ = ["main"]
 COMMANDS: Final = {
     "quickstart": "Research TOPIC, write a post about it, and find it again on the next call.",
     "run": "Run a workflow: file.py:Class or package.module:Class.",
+    "plan": "Say what a run would find and what it would compute, without running it.",
     "sessions": "List, show, compare, mend, copy, export, import and delete sessions.",
-    "runs": "List runs and show one.",
+    "runs": "List runs, show one, and go on with one that did not end well.",
+    "cache": "List, show, explain, thin and clear the results of steps that are kept for later runs.",
     "doctor": "Check the installation, the database and the model configuration.",
 }
 

@@ -15,7 +15,6 @@ from holdfast.cli import changes
 from holdfast.cli.asking import confirm
 from holdfast.cli.database import Database, Located, narrowing_options, opened
 from holdfast.cli.output import brief, encoded, json_option, note, print_exact, printable
-from holdfast.cli.runs import one_run
 from holdfast.display import display
 from holdfast.errors import InvalidInput, RunNotFound
 from holdfast.merging import Overlap
@@ -40,7 +39,7 @@ def apply(
     theirs: bool,
     yes: bool,
     as_json: bool,
-    **where: str | None,
+    **where: Any,
 ) -> None:
     """Apply the changes that RUN_ID was refused because of a conflict.
 
@@ -76,9 +75,9 @@ def _run_of(database: Database, session_id: str, run_id: str) -> Run:
         InvalidInput: it is of another session.
     """
     try:
-        return one_run(database, run_id, session_id=session_id)[1]
+        return database.run(run_id, session_id=session_id).run
     except RunNotFound:
-        other = one_run(database, run_id)[1]
+        other = database.run(run_id).run
     raise InvalidInput(f"Run {other.run_id!r} is one of session {other.session_id!r}, not of {session_id!r}.")
 
 

@@ -20,8 +20,9 @@ import click
 
 from holdfast.cli.exit_status import DatabaseNotFound
 from holdfast.cli.output import note
-from holdfast.errors import InvalidInput, SessionNotFound
-from holdfast.records import Run, SessionInfo
+from holdfast.errors import InvalidInput, RunNotFound, SessionNotFound
+from holdfast.records import Entry, Place, Run, SessionInfo
+from holdfast.storage.sweeping import MAX_CACHE_SIZE
 
 if TYPE_CHECKING:
     from holdfast.storage.sql import SqlWorkflowStorage
@@ -30,6 +31,8 @@ DEFAULT_FILE: Final = "holdfast.db"
 DEFAULT_TABLE: Final = "workflow_sessions"
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for other processes; somebody may be waiting at the terminal."""
+SHOWN_IDS: Final = 5
+"""Ids that are listed where several begin as the one that was asked for."""
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
@@ -79,7 +82,7 @@ def shown(name: str) -> str:
     return re.sub(r"([?&][^=&]*(?:password|passwd|secret|token)[^=&]*=)[^&#]*", r"\1***", name, flags=re.IGNORECASE)
 
 
-def storage_at(name: str, table: str | None = None) -> SqlWorkflowStorage:
+def storage_at(name: str, table: str | None = None, *, max_cache_size: int = MAX_CACHE_SIZE) -> SqlWorkflowStorage:
     """The storage of one prefix in the database of this name, a file or a URL. Nothing is opened yet.
 
     >>> storage_at("sqlite://").where
@@ -92,6 +95,7 @@ def storage_at(name: str, table: str | None = None) -> SqlWorkflowStorage:
         db_file=None if "://" in name else name,
         db_url=name if "://" in name else None,
         lock_timeout=LOCK_TIMEOUT,
+        max_cache_size=max_cache_size,
     )
 
 
@@ -132,6 +136,22 @@ class Located:
 
     storage: SqlWorkflowStorage
     info: SessionInfo
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedRun:
+    """The record of a run and the storage that it is in."""
+
+    storage: SqlWorkflowStorage
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedEntry:
+    """An entry of the step cache, without its result, and a storage by which it can be reached."""
+
+    storage: SqlWorkflowStorage
+    entry: Entry
 
 
 class Database:
@@ -187,9 +207,43 @@ class Database:
         found.sort(key=lambda pair: pair[1].started_at, reverse=True)
         return found[:limit]
 
+    def run(self, prefix: str, *, session_id: str | None = None) -> LocatedRun:
+        """The run of that id, else the only one whose id begins so; of one session if that is named.
+
+        Raises:
+            RunNotFound: there is none.
+            InvalidInput: several ids begin so.
+        """
+        found = self.runs(session_id=session_id, run_id=prefix)[:1]
+        if not found and prefix:
+            known = self.runs(session_id=session_id)
+            found = [(table, run) for table, run in known if run.run_id.startswith(prefix)]
+        if not found:
+            raise RunNotFound(run_id=prefix, where=self.where)
+        if len(found) > 1:
+            listed = ", ".join(run.run_id for _, run in found[:SHOWN_IDS])
+            more = ", ..." if len(found) > SHOWN_IDS else ""
+            raise InvalidInput(f"{len(found)} runs have ids that begin with {prefix!r}: {listed}{more}")
+        ((table, run),) = found
+        return LocatedRun(next(storage for storage in self.storages if storage.table_name == table), run)
+
+    def entries(
+        self, *, step: str | None = None, workflow: str | None = None, session_id: str | None = None
+    ) -> list[LocatedEntry]:
+        """What the step cache keeps, for the sessions of all prefixes and beyond them, the newest first."""
+        found: dict[tuple[str, Place, bytes], LocatedEntry] = {}
+        for storage in self.storages:
+            for entry in storage.step_cache.find(self.owner, step=step, workflow=workflow, session_id=session_id):
+                # What is kept for a session belongs to its prefix; everything else is seen from each of them.
+                table = storage.table_name if entry.place.session_id else ""
+                found.setdefault((table, entry.place, entry.key), LocatedEntry(storage, entry))
+        return sorted(found.values(), key=lambda located: located.entry.created_at, reverse=True)
+
 
 @contextmanager
-def opened(db: str | None = None, table: str | None = None, user_id: str | None = None) -> Iterator[Database]:
+def opened(
+    db: str | None = None, table: str | None = None, user_id: str | None = None, *, max_cache_size: int = MAX_CACHE_SIZE
+) -> Iterator[Database]:
     """Open an existing database and close it at the end.
 
     Raises:
@@ -206,7 +260,7 @@ def opened(db: str | None = None, table: str | None = None, user_id: str | None 
     with ExitStack() as stack:
         storages = []
         for each in tables if table is None else [table]:
-            storage = storage_at(name, each)
+            storage = storage_at(name, each, max_cache_size=max_cache_size)
             stack.callback(storage.close)
             storages.append(storage)
         yield Database(shown(name), storages, user_id)

@@ -9,15 +9,20 @@ from __future__ import annotations
 from typing import Final
 
 from holdfast.errors import (
+    CacheMiss,
     CorruptData,
     HoldfastError,
     InvalidInput,
     RunNotFound,
+    RunNotResumable,
+    RunTakenOver,
     SessionDeleted,
     SessionDiffers,
     SessionExists,
     SessionNotFound,
     StateError,
+    StepBusy,
+    StepPersistError,
     StorageError,
     VersionNotKept,
 )
@@ -28,6 +33,10 @@ INTERRUPTED: Final = 130
 
 class DatabaseNotFound(HoldfastError):
     """There is no database at {where}. Name one with --db or HOLDFAST_DB; a run creates it."""
+
+
+class EntryNotFound(HoldfastError):
+    """There is no result of a step in {where} whose key begins with {key!r}. `holdfast cache list` lists them."""
 
 
 class DamageFound(HoldfastError):
@@ -50,14 +59,20 @@ _STATUS: Final[tuple[tuple[type[HoldfastError], int], ...]] = (
     (SessionNotFound, 3),
     (SessionDeleted, 3),
     (RunNotFound, 3),
+    (EntryNotFound, 3),
+    (CacheMiss, 3),
     (VersionNotKept, 3),
     (CorruptData, 6),
     (DamageFound, 6),
     (ConfigurationProblem, 6),
     (StateError, 5),
+    (RunNotResumable, 5),
+    (RunTakenOver, 5),
+    (StepPersistError, 5),
     (SessionDiffers, 5),
     (NotCopied, 5),
     (StorageError, 4),
+    (StepBusy, 4),
 )
 
 

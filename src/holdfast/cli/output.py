@@ -11,9 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from holdfast.records import Savings, Usage
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
@@ -100,6 +103,58 @@ def cost(dollars: float | None) -> str:
     ('$0.0123', '$0', 'unknown')
     """
     return "unknown" if dollars is None else f"${dollars:.4g}"
+
+
+def size(number: int) -> str:
+    """A number of bytes.
+
+    >>> size(999), size(1_234_567), size(3_000_000_000)
+    ('999 B', '1.2 MB', '3 GB')
+    """
+    unit, amount = "B", float(number)
+    for bigger in ("kB", "MB", "GB", "TB"):
+        if amount < 1_000:
+            break
+        unit, amount = bigger, amount / 1_000
+    return f"{amount:.3g} {unit}" if amount < 100 else f"{amount:.0f} {unit}"
+
+
+def tokens(usage: Usage) -> str:
+    """How many tokens were used, in and out.
+
+    >>> from holdfast.records import Usage
+    >>> tokens(Usage(1, 1_000, 234))
+    '1,234'
+    """
+    return f"{usage.input_tokens + usage.output_tokens:,}"
+
+
+def spending(usage: Usage, savings: Savings) -> str:
+    """What was paid for, and what was not because it was found.
+
+    >>> from holdfast.records import Savings, Usage
+    >>> spending(Usage(cost=0.12), Savings(3, 41.0, Usage(cost=0.84)))
+    'spent $0.12 · saved $0.84 and 41 s'
+    >>> spending(Usage(cost=None), Savings())
+    'spent unknown'
+    """
+    spent = f"spent {cost(usage.cost)}"
+    return f"{spent} · saved {cost(savings.usage.cost)} and {duration(savings.seconds)}" if savings.hits else spent
+
+
+def usage_json(usage: Usage) -> dict[str, Any]:
+    """What was used, as JSON; a cost that is not known is null."""
+    return {
+        "requests": usage.requests,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost": usage.cost,
+    }
+
+
+def savings_json(savings: Savings) -> dict[str, Any]:
+    """What was saved, as JSON."""
+    return {"hits": savings.hits, "seconds": savings.seconds, "usage": usage_json(savings.usage)}
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""How much history is to be kept, as the command line says it, and how much is.
+"""How much history, and how much of the step cache, is to be kept, as the command line says it, and how much is.
 
 Rules that must stay true:
 - what is said to stay can be shown; the storage may keep more than it was asked to, and never less.
@@ -33,6 +33,40 @@ def keep_history(text: str) -> KeepHistory:
         )
     number, unit = int(match[1]), match[2]
     return timedelta(**{_UNITS[unit]: number}) if unit else number
+
+
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_BYTES: Final = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def age(text: str) -> float:
+    """The seconds that `--older-than` says.
+
+    Raises:
+        InvalidInput: it is no age.
+
+    >>> age("90s"), age("12h"), age("30d")
+    (90.0, 43200.0, 2592000.0)
+    """
+    match = re.fullmatch(r"(\d{1,9})([smhdw])", text)
+    if match is None:
+        raise InvalidInput(f"--older-than is an age such as 90s, 15m, 12h, 30d or 8w; not {text!r}")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
+def max_size(text: str) -> int:
+    """The bytes that `--max-size` says.
+
+    Raises:
+        InvalidInput: it is no size.
+
+    >>> max_size("100MB"), max_size("1.5 GiB"), max_size("0")
+    (100000000, 1610612736, 0)
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?([a-z]*)", text.strip(), flags=re.IGNORECASE)
+    if match is None or match[2].upper() not in _BYTES:
+        raise InvalidInput(f"--max-size is a number of bytes such as 100MB, 1.5GB or 512KiB; not {text!r}")
+    return int(float(match[1]) * _BYTES[match[2].upper()])
 
 
 def staying(located: Located) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import inspect
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -24,9 +25,9 @@ from click.core import ParameterSource
 from holdfast.cli import failures
 from holdfast.cli.database import writable, writing_options
 from holdfast.cli.exit_status import INTERRUPTED
-from holdfast.cli.output import json_option, note, print_json, printable, readable
+from holdfast.cli.output import json_option, note, print_json, printable, readable, spending
 from holdfast.cli.parameters import option_for
-from holdfast.errors import HoldfastError, InvalidInput
+from holdfast.errors import HoldfastError, InvalidInput, RunNotResumable, RunTakenOver, StorageError
 from holdfast.response import RunEvent, RunResponse
 from holdfast.storage.base import Storage
 from holdfast.workflow import Workflow
@@ -34,12 +35,30 @@ from holdfast.workflow import Workflow
 _COMPLETED: Final = (RunEvent.run_completed, RunEvent.workflow_completed)
 
 
+_CONTROLS: Final = ("use_cache", "refresh", "only_if_cached")
+"""What every run takes beside the parameters of its `run()`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a command does with a workflow and the arguments of its `run()`."""
+
+    perform: Callable[[type[Workflow], dict[str, Any], dict[str, Any]], None]
+    """Called with the class, the arguments and the values of `options`."""
+    options: Callable[[Any], Any]
+    """Adds the options that stand on either side of TARGET."""
+
+
 class Targets(click.Group):
     """A group in which every workflow that can be imported is a command, named by where it is."""
 
+    def __init__(self, *args: Any, action: Action, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.action = action
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         try:
-            return command_for(load(cmd_name), cmd_name)
+            return command_for(load(cmd_name), cmd_name, self.action)
         except HoldfastError:
             raise
         except Exception as error:  # noqa: BLE001 - the outermost boundary: the user's module cannot be imported
@@ -49,22 +68,30 @@ class Targets(click.Group):
         return []
 
 
-def session_options(function: Any) -> Any:
-    """Add what every run takes: `session_id`, `user_id`, `db`, `table`, `as_json` and `traceback`."""
-    session = click.option("--session-id", metavar="ID", help="The session to run in; else a new one.")
+def session_options(function: Any, *, session: str = "The session to run in; else a new one.") -> Any:
+    """Add what every run takes: `session_id`, `user_id`, `db`, `table`, `as_json` and `traceback`.
+
+    Args:
+        function: the command.
+        session: the help of `--session-id`.
+    """
+    chosen = click.option("--session-id", metavar="ID", help=session)
     user = click.option("--user-id", metavar="ID", help="Whose session it is; else nobody's.")
     traceback = click.option("--traceback", is_flag=True, help="Show the full traceback when the run fails.")
-    return session(user(writing_options(json_option(traceback(function)))))
+    return chosen(user(writing_options(json_option(traceback(function)))))
 
 
-@click.group("run", cls=Targets, subcommand_metavar="TARGET [ARGUMENTS OF run()]...")
-@session_options
-def command(**_: Any) -> None:
-    """Run a workflow: file.py:Class or package.module:Class.
-
-    The parameters of its run() become options: `holdfast run blog.py:BlogPostGenerator --help` lists them. The options
-    below may stand on either side of TARGET; where run() has a parameter of the same name, they stand before it.
-    """
+def cache_options(function: Any) -> Any:
+    """Add what every run takes for results of steps that are kept: `use_cache`, `refresh` and `only_if_cached`."""
+    for option in (
+        click.option("--only-if-cached", is_flag=True, default=None, help="Fail instead of computing what is kept."),
+        click.option("--refresh", is_flag=True, default=None, help="Compute anew what is kept for later runs."),
+        click.option(
+            "--use-cache/--no-use-cache", default=None, help="Use, and keep, results of steps for later runs."
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def load(target: str) -> type[Workflow]:
@@ -110,8 +137,8 @@ def _load_module(name: str) -> ModuleType:
         raise InvalidInput(f"There is no module {name!r} in this folder or on the path.") from error
 
 
-def command_for(cls: type[Workflow], target: str) -> click.Command:
-    """The command that runs a workflow, with an option for each parameter of its `run()`."""
+def command_for(cls: type[Workflow], target: str, action: Action) -> click.Command:
+    """The command that does something with a workflow, with an option for each parameter of its `run()`."""
     parameters = [
         parameter
         for parameter in list(inspect.signature(cls.run).parameters.values())[1:]
@@ -126,15 +153,15 @@ def command_for(cls: type[Workflow], target: str) -> click.Command:
     def invoke(ctx: click.Context, /, **given: Any) -> None:
         assert ctx.parent is not None
         # What was left out is not passed, so that the default of run() itself holds.
-        sources = {name: ctx.get_parameter_source(name) for name in names}
-        arguments = {name: given.pop(name) for name in names}
-        arguments = {name: arguments[name] for name in names if sources[name] is ParameterSource.COMMANDLINE}
-        settings = {name: value or given.get(name) for name, value in ctx.parent.params.items()}
-        run(cls, arguments, settings)
+        said = {name for name in given if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        arguments = {name: given[name] for name in names if name in said}
+        own = said.difference(names)
+        settings = {name: given[name] if name in own else value for name, value in ctx.parent.params.items()}
+        action.perform(cls, arguments, settings)
 
     made = click.Command(target, callback=invoke, params=[*options], help=inspect.getdoc(function) or cls.description)
     made.help = (made.help or f"Run {cls.__name__}.").partition("\nArgs:")[0].strip()
-    for option in session_options(lambda: None).__click_params__[::-1]:
+    for option in action.options(lambda: None).__click_params__[::-1]:
         if not taken & set(option.opts):
             made.params.append(option)
     return made
@@ -146,28 +173,65 @@ def run(cls: type[Workflow], arguments: dict[str, Any], settings: dict[str, Any]
     Args:
         cls: the workflow.
         arguments: of its `run()`.
-        settings: `session_id`, `user_id`, `db`, `table`, `as_json`, `traceback`.
+        settings: `session_id`, `user_id`, `db`, `table`, `as_json`, `traceback`, and what `cache_options` adds.
+    """
+    # One that has a parameter of that name is given it as an argument.
+    controls = {name: settings[name] for name in _CONTROLS if settings[name] is not None}
+    with storage_for(cls, settings["db"], settings["table"]) as (storage, db):
+
+        def make() -> Workflow:
+            return cls(session_id=settings["session_id"], user_id=settings["user_id"] or None, storage=storage)
+
+        perform(make, lambda workflow: workflow.run(**{**controls, **arguments}), settings, db)
+
+
+def perform(
+    make: Callable[[], Workflow], call: Callable[[Workflow], Any], settings: dict[str, Any], db: str | None
+) -> None:
+    """Run a workflow and print what it hands out, and at the end what that cost.
+
+    Args:
+        make: makes the object.
+        call: begins its run.
+        settings: `as_json` and `traceback`.
+        db: the database's name, as for `failures.tell_run`.
     """
     show = print_response_json if settings["as_json"] else Text()
     workflow: Workflow | None = None
-    with storage_for(cls, settings["db"], settings["table"]) as (storage, db):
-        try:
-            workflow = cls(session_id=settings["session_id"], user_id=settings["user_id"] or None, storage=storage)
-            note(f"session: {printable(workflow.session_id)}")
-            hand_out(workflow.run(**arguments), _noticing_closed_output(show))
-        except OutputClosed as closed:
-            assert workflow is not None
-            failures.tell_run(workflow, db, cancelled="whoever read its output")
-            raise closed.reason from None  # click knows how to end a program whose output is closed
-        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost boundary: the failure is told
-            _end(show)
-            interrupted = isinstance(error, KeyboardInterrupt)
-            status = INTERRUPTED if interrupted else failures.tell(error, whole=settings["traceback"])
-            if workflow is not None:
-                failures.tell_run(workflow, db, cancelled="Ctrl-C" if interrupted else None)
-            click.get_current_context().exit(status)
+    try:
+        workflow = make()
+        note(f"session: {printable(workflow.session_id)}")
+        hand_out(call(workflow), _noticing_closed_output(show))
+    except OutputClosed as closed:
+        assert workflow is not None
+        failures.tell_run(workflow, db, cancelled="whoever read its output")
+        raise closed.reason from None  # click knows how to end a program whose output is closed
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost boundary: the failure is told
         _end(show)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        status = INTERRUPTED if interrupted else failures.tell(error, whole=settings["traceback"])
+        # Of a run that is in the hands of others nobody can say here that it has failed.
+        if workflow is not None and not isinstance(error, RunNotResumable | RunTakenOver):
+            failures.tell_run(workflow, db, cancelled="Ctrl-C" if interrupted else None)
+        click.get_current_context().exit(status)
+    _end(show)
+    if workflow.run_id is not None:  # else nothing ran: it had completed
         note(f"run: {workflow.run_id}")
+        _tell_cost(workflow)
+
+
+def _tell_cost(workflow: Workflow) -> None:
+    """Say what the run used and saved, if it did."""
+    try:
+        found = workflow.storage.find_runs(
+            workflow.user_id or "", session_id=workflow.session_id, run_id=workflow.run_id
+        )
+    except StorageError as error:
+        note(f"what it cost could not be looked up: {error}")
+        return
+    for record in found:
+        if record.usage.requests or record.savings.hits:
+            note(spending(record.usage, record.savings))
 
 
 @contextmanager
@@ -265,3 +329,18 @@ class Text:
         if self._text and not self._text.endswith("\n"):
             click.echo()
         self._text = ""
+
+
+def run_options(function: Any) -> Any:
+    """Add what `holdfast run` takes beside the parameters of `run()`."""
+    return session_options(cache_options(function))
+
+
+@click.group("run", cls=Targets, action=Action(run, run_options), subcommand_metavar="TARGET [ARGUMENTS OF run()]...")
+@run_options
+def command(**_: Any) -> None:
+    """Run a workflow: file.py:Class or package.module:Class.
+
+    The parameters of its run() become options: `holdfast run blog.py:BlogPostGenerator --help` lists them. The options
+    below may stand on either side of TARGET; where run() has a parameter of the same name, they stand before it.
+    """

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import click
 
-from holdfast.cli import changes
-from holdfast.cli.database import Database, narrowing_options, opened
+from holdfast.cli import changes, resuming
+from holdfast.cli.database import narrowing_options, opened
 from holdfast.cli.output import (
     cost,
     cut,
@@ -27,15 +27,15 @@ from holdfast.cli.output import (
     print_table,
     printable,
     readable,
+    savings_json,
+    spending,
+    tokens,
+    usage_json,
 )
 from holdfast.display import display
-from holdfast.errors import InvalidInput, RunNotFound
 from holdfast.patch import decode_patch
-from holdfast.records import Run, RunStatus
+from holdfast.records import Run, RunStatus, StepRecord
 from holdfast.refused import applied_version
-
-SHOWN_IDS: Final = 5
-"""Ids that are listed where several begin as the one that was asked for."""
 
 _COLOURS: Final = {
     RunStatus.waiting: "cyan",
@@ -49,7 +49,7 @@ _COLOURS: Final = {
 
 @click.group("runs")
 def command() -> None:
-    """List runs and show one."""
+    """List runs, show one, and go on with one that did not end well."""
 
 
 def described(table: str, run: Run) -> dict[str, Any]:
@@ -64,12 +64,9 @@ def described(table: str, run: Run) -> dict[str, Any]:
         "started_at": run.started_at,
         "ended_at": run.ended_at,
         "base_version": run.base_version,
-        "usage": {
-            "requests": run.usage.requests,
-            "input_tokens": run.usage.input_tokens,
-            "output_tokens": run.usage.output_tokens,
-            "cost": run.usage.cost,
-        },
+        "usage": usage_json(run.usage),
+        "savings": savings_json(run.savings),
+        "attempt": run.attempt,
         "error": None if run.error is None else {"type": run.error.type, "message": run.error.message},
         "table": table,
     }
@@ -115,7 +112,7 @@ def list_runs(
                 run.workflow,
                 moment(run.started_at),
                 duration(took(run)),
-                f"{run.usage.input_tokens + run.usage.output_tokens:,}",
+                tokens(run.usage),
                 cost(run.usage.cost),
             ]
             for _, run in found
@@ -128,43 +125,28 @@ def list_runs(
 @narrowing_options
 @json_option
 def show(run_id: str, db: str | None, table: str | None, user_id: str | None, as_json: bool) -> None:
-    """Show one run with its input, its output and its error. The beginning of its id is enough."""
+    """Show one run with its input, its output, its steps and its error. The beginning of its id is enough."""
     with opened(db, table, user_id) as database:
-        table_name, run = one_run(database, run_id)
-        storage = next(storage for storage in database.storages if storage.table_name == table_name)
+        located = database.run(run_id)
+        run, storage, table_name = located.run, located.storage, located.storage.table_name
         applied = applied_version(storage, run)
+        steps = storage.find_steps(run.owner, run.session_id, run.run_id, with_results=False)
     if as_json:
         shown = described(table_name, run)
         shown |= {"input": encoded(run.input), "output": encoded(run.output)}
+        shown["steps"] = [step_json(step) for step in steps]
         shown["traceback"] = run.error.traceback if run.error else None
         shown |= {"refused_patch": encoded(run.refused_patch), "refused_version": run.refused_version}
         print_exact(shown | {"applied_version": applied})
         return
     _print_run(run)
+    if steps:
+        click.secho("steps:", bold=True)
+        print_table(["  STEP", "SCOPE", "", "TOOK", "TOKENS", "COST"], [_step_row(step) for step in steps])
     if run.refused_patch is not None:
         _print_refused(run.refused_patch, run.refused_version, applied)
         if applied is None and run.refused_version is not None:
             click.echo(click.style("apply them: ", bold=True) + apply_command(run, db=database.where, table=table_name))
-
-
-def one_run(database: Database, prefix: str, *, session_id: str | None = None) -> tuple[str, Run]:
-    """The run of that id, else the only one whose id begins so, with its table; of one session if that is named.
-
-    Raises:
-        RunNotFound: there is none.
-        InvalidInput: several ids begin so.
-    """
-    if exact := database.runs(session_id=session_id, run_id=prefix):
-        return exact[0]
-    known = database.runs(session_id=session_id) if prefix else []
-    found = [(table, run) for table, run in known if run.run_id.startswith(prefix)]
-    if not found:
-        raise RunNotFound(run_id=prefix, where=database.where)
-    if len(found) > 1:
-        listed = ", ".join(run.run_id for _, run in found[:SHOWN_IDS])
-        more = ", ..." if len(found) > SHOWN_IDS else ""
-        raise InvalidInput(f"{len(found)} runs have ids that begin with {prefix!r}: {listed}{more}")
-    return found[0]
 
 
 def _print_run(run: Run) -> None:
@@ -177,9 +159,11 @@ def _print_run(run: Run) -> None:
             "started": moment(run.started_at),
             "took": duration(took(run)),
             "used": f"{run.usage.requests} requests, {run.usage.input_tokens:,} tokens in, "
-            f"{run.usage.output_tokens:,} out, cost {cost(run.usage.cost)}",
+            f"{run.usage.output_tokens:,} out",
+            "cost": spending(run.usage, run.savings),
             "from version": str(run.base_version),
         }
+        | ({"attempt": str(run.attempt)} if run.attempt > 1 else {})
     )
     click.echo(click.style("status: ", bold=True) + click.style(run.status, fg=_COLOURS[run.status]))
     for title, data in (("input", run.input), ("output", run.output)):
@@ -190,6 +174,27 @@ def _print_run(run: Run) -> None:
     if run.error is not None:
         click.secho(printable(f"{run.error.type}: {run.error.message}", lines=True), fg="red")
         click.echo(printable(run.error.traceback, lines=True))
+
+
+def step_json(step: StepRecord) -> dict[str, Any]:
+    """The record of a step as JSON, without its result."""
+    return {
+        "number": step.number,
+        "name": step.name,
+        "scope": step.scope,
+        "key": step.key.hex(),
+        "within": step.within or None,
+        "hit": step.is_hit,
+        "started_at": step.started_at,
+        "seconds": step.seconds,
+        "usage": usage_json(step.usage),
+    }
+
+
+def _step_row(step: StepRecord) -> list[str]:
+    inset = "    " if step.within else "  "
+    how = "hit" if step.is_hit else "computed"
+    return [inset + step.name, step.scope, how, duration(step.seconds), tokens(step.usage), cost(step.usage.cost)]
 
 
 def _print_refused(refused: bytes, version: int | None, applied: int | None) -> None:
@@ -204,3 +209,6 @@ def apply_command(run: Run, *, db: str, table: str) -> str:
     """The command that applies what a run was refused."""
     words = ["holdfast", "sessions", "apply", run.session_id, run.run_id, "--db", db, "--table", table]
     return printable(shlex.join([*words, "--user-id", run.owner]))
+
+
+command.add_command(resuming.resume)

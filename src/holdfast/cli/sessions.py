@@ -27,10 +27,14 @@ from holdfast.cli.output import (
     print_table,
     printable,
     readable,
+    savings_json,
+    spending,
+    usage_json,
 )
 from holdfast.cli.retention import keep_history, staying
 from holdfast.errors import SessionExists
 from holdfast.patch import decode_patch, encode_patch
+from holdfast.records import Savings, Usage
 from holdfast.workflow import check_id
 
 
@@ -51,6 +55,14 @@ def described(located: Located) -> dict[str, Any]:
         "updated_at": info.updated_at,
         "table": located.storage.table_name,
     }
+
+
+def spent(located: Located) -> tuple[Usage, Savings]:
+    """What the runs of a session used and saved together."""
+    usage, savings = Usage(), Savings()
+    for run in located.storage.find_runs(located.info.owner, session_id=located.info.session_id):
+        usage, savings = usage + run.usage, savings + run.savings
+    return usage, savings
 
 
 @command.command("list")
@@ -91,12 +103,14 @@ def list_sessions(db: str | None, table: str | None, user_id: str | None, limit:
 def show(
     session_id: str, db: str | None, table: str | None, user_id: str | None, version: int | None, as_json: bool
 ) -> None:
-    """Show the state of a session."""
+    """Show the state of a session, and what its runs spent and saved."""
     with opened(db, table, user_id) as database:
         located = database.session(session_id)
         found = changes.read_version(located, version)
+        usage, savings = spent(located)
     if as_json:
-        print_exact(described(located) | {"version": found.info.version, "state": found.exact})
+        shown = described(located) | {"version": found.info.version, "state": found.exact}
+        print_exact(shown | {"usage": usage_json(usage), "savings": savings_json(savings)})
         return
     print_facts(
         {
@@ -107,6 +121,7 @@ def show(
             "created": moment(located.info.created_at),
             "updated": moment(located.info.updated_at),
         }
+        | ({"runs": spending(usage, savings)} if usage.requests or savings.hits else {})
     )
     click.echo()
     for line in readable(found.displayed):
