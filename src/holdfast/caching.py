@@ -114,6 +114,8 @@ class Control:
     """Whether one may be computed."""
 
     def __and__(self, other: Control) -> Control:
+        if self == other:
+            return self  # so that what nobody restricts is `ALL` itself, for which is looked often
         return Control(self.reads and other.reads, self.writes and other.writes, self.computes and other.computes)
 
 

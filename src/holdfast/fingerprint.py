@@ -24,7 +24,7 @@ from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, Met
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from holdfast.canonical import combine, digest_or_none, identity
+from holdfast.canonical import combine, identity
 from holdfast.pieces import Unidentified
 from holdfast.sources import Memory, class_digest, code_digest, functions_in
 from holdfast.witness import ABSENT, Witness

@@ -10,8 +10,9 @@ Rules that must stay true:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from holdfast import codec
 from holdfast.declared import Types
@@ -27,15 +28,14 @@ _KEPT = ("event", "agent", "agent_run_id", "model", "data")
 """Fields of a response that are recorded beside its content, messages and usage; the others are of the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """What a step gave."""
 
     value: Any
     """What it returned."""
     events: list[Any] | None = None
     """What it yielded; None if it is no stream."""
-    agents: Mapping[str, RunResponse] = field(default_factory=dict)
+    agents: Mapping[str, RunResponse] = {}
     """The last response of each of the workflow's agents that it ran, by attribute."""
     kind: Kind = "value"
     """How it gave it."""
@@ -68,6 +68,8 @@ def decode(data: bytes, types: Types) -> Given:
         UndeclaredType, StateError, MalformedData: as `codec.decode`.
     """
     tree = codec.decode(data, types, "result")
+    if len(tree) == 1 and _VALUE in tree:
+        return Given(tree[_VALUE])
     value = _read(tree[_RESPONSE]) if _RESPONSE in tree else tree[_VALUE]
     events = tree.get(_EVENTS)
     agents = tree.get(_AGENTS)

@@ -44,12 +44,12 @@ from holdfast.flights import EntryLease, Flight, flights
 from holdfast.frames import Frame, agents_of, current_frame, is_parallel
 from holdfast.metering import Meter, metering
 from holdfast.recorded import Given
-from holdfast.records import Entry, Place, Savings, StepRecord
+from holdfast.records import Entry, Place, StepRecord
 from holdfast.response import RunEvent, RunResponse
 from holdfast.retracing import Misplaced, StateChange
 from holdfast.run_steps import StepWarning
 from holdfast.running import ActiveRun, Output
-from holdfast.storage.base import Storage
+from holdfast.storage.base import StepCache, Storage
 
 if TYPE_CHECKING:
     from holdfast.agent import Agent
@@ -84,6 +84,7 @@ class Asked:
     workflow: Stepping | None
     run: ActiveRun | None
     storage: Storage
+    step_cache: StepCache
     place: Place
     cache: Cache | None = None
     workflow_name: str = ""
@@ -128,18 +129,14 @@ class Asked:
 
     def record(self, number: int, occurrence: int, frame: Frame | None, **more: Any) -> StepRecord:
         """The record of the step in its run."""
+        return self.record_of(number, occurrence, frame, **more)()
+
+    def record_of(self, number: int, occurrence: int, frame: Frame | None, **more: Any) -> Callable[[], StepRecord]:
+        """As `record`, to be made later: it holds no argument of the step."""
         outer = frame.outer if frame is not None else current_frame()
-        return StepRecord(
-            number=number,
-            name=self.name,
-            scope=self.scope,
-            key=self.key,
-            occurrence=occurrence,
-            parts=self.parts(),
-            within=outer.number if outer is not None else 0,
-            started_at=self.began,
-            **more,
-        )
+        within = outer.number if outer is not None else 0
+        facts = {"name": self.name, "scope": self.scope, "key": self.key, "started_at": self.began, **more}
+        return functools.partial(_record, self.parts, number=number, occurrence=occurrence, within=within, **facts)
 
 
 # -- a step of the run's own scope ----------------------------------------------------------------------------------
@@ -162,7 +159,7 @@ def in_run(asked: Asked) -> Flow:
         if given is not None:
             if record.patch is not None:
                 yield Store(functools.partial(_repeat, asked, StateChange.from_bytes(record.patch)))
-            run.steps.save(Savings(1, record.seconds, record.usage))
+            run.steps.save(record.seconds, record.usage)
             asked.tell(RunEvent.step_completed, cached=True)
             return (yield from _replayed(asked, given))
         number = run.steps.next_number()
@@ -247,12 +244,13 @@ def for_others(asked: Asked) -> Flow:
 
 def peek(asked: Asked) -> Entry | None:
     """The entry that answers a step at once, if it is there and may be used."""
-    return _find(asked) if allowed() == ALL else None
+    control = allowed()
+    return _find(asked) if control is ALL or control == ALL else None
 
 
 def _find(asked: Asked) -> Entry | None:
     try:
-        entry = asked.storage.step_cache.read(asked.place, asked.key)
+        entry = asked.step_cache.read(asked.place, asked.key)
     except StorageError as error:
         asked.is_damaged = isinstance(error, CorruptData)
         asked.is_down = not asked.is_damaged
@@ -277,13 +275,12 @@ def hit(asked: Asked, entry: Entry, given: Given) -> None:
     """Note that a step was answered."""
     run = asked.run
     if run is not None:
-        run.steps.save(Savings(1, entry.seconds, entry.usage))
-        run.steps.found(asked.storage.step_cache, asked.place, asked.key)
+        run.steps.save(entry.seconds, entry.usage)
+        run.steps.found(asked.storage, asked.place, asked.key)
         if not run.steps.is_noted_whole():
-            record = asked.record(
-                run.steps.next_number(), 0, None, is_hit=True, seconds=entry.seconds, usage=entry.usage
+            run.steps.note(
+                asked.record_of(run.steps.next_number(), 0, None, is_hit=True, seconds=entry.seconds, usage=entry.usage)
             )
-            run.steps.note(record)
         asked.tell(RunEvent.step_completed, cached=True)
     restore_agents(asked, given)
 
@@ -430,8 +427,9 @@ def _only_computed(asked: Asked) -> Flow:
 def _note_computed(asked: Asked, frame: Frame) -> None:
     run = asked.run
     if run is not None and not run.steps.is_noted_whole():
-        record = asked.record(frame.number, 0, frame, is_hit=False, seconds=asked.seconds, usage=asked.meter.usage)
-        run.steps.note(record)
+        run.steps.note(
+            asked.record_of(frame.number, 0, frame, is_hit=False, seconds=asked.seconds, usage=asked.meter.usage)
+        )
 
 
 def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
@@ -629,6 +627,10 @@ def _encoded(asked: Asked, given: Given) -> bytes:
 
 def _warn(text: str) -> None:
     warnings.warn(text, StepWarning, stacklevel=2)
+
+
+def _record(parts: Callable[[], bytes], **facts: Any) -> StepRecord:
+    return StepRecord(parts=parts(), **facts)
 
 
 def parts_of(parts: dict[str, bytes]) -> bytes:

@@ -46,9 +46,14 @@ def key_of(head: Iterable[str], parts: Mapping[str, bytes]) -> bytes:
     >>> key_of(("run", "search"), {"argument topic": bytes(32)}).hex()[:8]
     '0f3fd1a5'
     """
-    labels = sorted(parts)
-    told = msgspec.json.encode([list(head), labels])
+    labels = tuple(sorted(parts))
+    told = _told(tuple(head), labels)
     return hashlib.sha256(b"".join([VERSION, told, *[parts[label] for label in labels]])).digest()
+
+
+@functools.lru_cache(maxsize=1_000)
+def _told(head: tuple[str, ...], labels: tuple[str, ...]) -> bytes:
+    return msgspec.json.encode([head, labels])
 
 
 def parts_for_others(step: Step, workflow: Stepping, *, is_method: bool) -> dict[str, bytes]:
@@ -86,14 +91,16 @@ def _found_out(step: Step, workflow: Stepping, *, is_method: bool) -> Known:
     options = step.options
     witness = Witness()
     agents: list[str] = []
-    given = {"step": options.name, "special": _special(step), "witness": witness}
+    special = _special(step)
     if is_method:
-        used = method_parts(type(workflow), step.function, options.uses, **given)
+        used = method_parts(
+            type(workflow), step.function, options.uses, step=options.name, special=special, witness=witness
+        )
         _require_known(step, workflow, used)
         code = used.parts
         agents = [name for name in sorted(used.reads) if _is_agent(workflow, name)]
     else:
-        code = code_parts(step.function, options.uses, **given)
+        code = code_parts(step.function, options.uses, step=options.name, special=special, witness=witness)
     if options.version is not None:
         # The version stands for the code, but not for what the code works with.
         code = {label: told for label, told in code.items() if not label.startswith(_OF_CODE)}

@@ -307,6 +307,7 @@ class Step:
             workflow=workflow,
             run=run,
             storage=session.storage,
+            step_cache=session.step_cache,
             place=place,
             cache=cache,
             workflow_name=workflow.name,
@@ -331,12 +332,12 @@ class Step:
         parameters = self._parameters.get(skipped)
         if parameters is None:
             parameters = self._parameters[skipped] = Parameters(self.function, skipped=skipped)
-        given = parameters.given(args[skipped:], kwargs)
-        return {
-            f"argument {parameter}": digest(value, f"argument {parameter}", name)
-            for parameter, value in given.items()
-            if parameter not in ignore
-        }
+        parts = {}
+        for parameter, value in parameters.given(args[skipped:], kwargs).items():
+            if parameter not in ignore:
+                label = "argument " + parameter
+                parts[label] = digest(value, label, name)
+        return parts
 
     def _timely(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
         function, timeout = self.function, self.options.timeout
