@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import pydantic_ai
 import pytest
@@ -32,6 +32,7 @@ from holdfast.errors import StepKeyError
 from holdfast.fingerprint import Parts, code_parts
 from holdfast.library import Document, Library
 from holdfast.offline import offline_model
+from holdfast.told_types import NotCertain, type_told
 
 KINDS = ("model", "address", "settings", "instructions", "tools", "output type")
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from holdfast.agent import Agent
-from holdfast.agent_identity import agent_parts
+from holdfast.agent_identity import agent_parts, agents_in
 from holdfast.canonical import digest, identity
 from holdfast.errors import StepKeyError
-from holdfast.fingerprint import VARIABLE_ADVICE, code_parts, is_workflow
+from holdfast.fingerprint import VARIABLE_ADVICE, Special, code_parts, is_workflow
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
 
@@ -60,14 +60,14 @@ def parts_for_others(step: Step, workflow: Stepping, *, is_method: bool) -> dict
     if options.depends is not None:
         parts["depends"] = digest(options.depends(workflow), "what depends= returned", options.name)
     if step.agent is not None:
-        return parts | agent_parts(step.agent, step.agent.name or "agent")
+        return parts | agent_parts(step.agent, step.agent.name or "agent", options.name)
     if is_method:
         used = method_parts(type(workflow), step.function, options.uses, step=options.name, special=_special(step))
         _require_known(step, workflow, used)
         code = used.parts
         for name in sorted(used.reads):
             if _is_agent(workflow, name):
-                code |= agent_parts(getattr(workflow, name), name)
+                code |= agent_parts(getattr(workflow, name), name, options.name)
     else:
         code = code_parts(step.function, options.uses, step=options.name, special=_special(step))
     if options.version is None:
@@ -111,15 +111,10 @@ def variables_of(step: Step) -> dict[str, bytes]:
 _NO_ARGUMENTS: Final = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, type, functools.partial, Agent)
 
 
-def _special(step: Step) -> Callable[[str, Any], dict[str, bytes] | None]:
+def _special(step: Step) -> Special:
     """What stands for an agent that code names; and nothing for what is to be ignored."""
-
-    def parts(name: str, value: Any) -> dict[str, bytes] | None:
-        if name in step.options.ignore:
-            return {}
-        return agent_parts(value, name) if isinstance(value, Agent) else None
-
-    return parts
+    of_agents = agents_in(step.options.name)
+    return lambda name, value: {} if name in step.options.ignore else of_agents(name, value)
 
 
 def _is_agent(workflow: Stepping, name: str) -> bool:

@@ -25,6 +25,7 @@ from holdfast.declared import Types, hints_of
 from holdfast.drivers import Flow, Kind, aperform, astream, begin, stream
 from holdfast.errors import InvalidInput
 from holdfast.frames import Question
+from holdfast.messages import messages_from
 from holdfast.parallel import all_at_once
 from holdfast.records import Place
 from holdfast.response import RunEvent, RunResponse
@@ -329,6 +330,8 @@ class Step:
         if parameters is None:
             parameters = self._parameters[skipped] = Parameters(self.function, skipped=skipped)
         given = parameters.given(args[skipped:], kwargs)
+        if self.agent is not None and given.get("history") is not None:
+            given["history"] = messages_from(given["history"])  # of a response only the content would count
         return {
             f"argument {parameter}": digest(value, f"argument {parameter}", name)
             for parameter, value in given.items()

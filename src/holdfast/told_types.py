@@ -79,7 +79,7 @@ def _class_told(cls: type, inside: tuple[type, ...]) -> Any:
         defaults = {spec.name: _default_told(spec) for spec in dataclasses.fields(cls)}
         return [cls.__qualname__, cls.__doc__, _hints_told(cls, inside), defaults]
     if typing.is_typeddict(cls):
-        return [cls.__qualname__, cls.__doc__, _hints_told(cls, inside), sorted(cls.__required_keys__)]
+        return [cls.__qualname__, cls.__doc__, _hints_told(cls, inside), sorted(getattr(cls, "__required_keys__", ()))]
     raise NotCertain
 
 
