@@ -2,8 +2,9 @@
 
     python blog_post_generator.py "Context managers"
 
-The second call finds the post in the session, from any process, and calls nobody. Without HOLDFAST_MODEL the built-in
-offline model writes; `HOLDFAST_MODEL=openai:...` puts a real one behind the same code.
+The search and the post are steps of session scope: the second call is answered with what the first one paid for, from
+any process, and calls nobody; an edit of the instructions or of the code writes anew. Without HOLDFAST_MODEL the
+built-in offline model writes; `HOLDFAST_MODEL=openai:...` puts a real one behind the same code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from holdfast import Agent, RunEvent, RunResponse, SqlWorkflowStorage, Workflow, pprint_run_response
+from holdfast import Agent, RunEvent, RunResponse, SqlWorkflowStorage, Workflow, pprint_run_response, step
 from holdfast.library import Library
 
 
@@ -33,7 +34,7 @@ class SearchResults(BaseModel):
 
 
 class BlogPostGenerator(Workflow):
-    """Write a blog post about a topic from sources, or find the one that the session holds already."""
+    """Write a blog post about a topic from sources, or hand out again the one that was written already."""
 
     description = "Researches a topic in a library of documents and writes a blog post about it."
 
@@ -49,32 +50,31 @@ class BlogPostGenerator(Workflow):
         ],
     )
 
-    def run(self, topic: str, use_cache: bool = True) -> Iterator[RunResponse]:
-        """Write a blog post, or return the stored one.
+    @step(cache="session", store_if=lambda found: found.articles)
+    def search(self, topic: str) -> SearchResults:
+        """Find sources; finding none is not kept, so that the next call searches again."""
+        found: SearchResults = self.searcher.run(topic).content
+        return found
+
+    @step(cache="session")
+    def write(self, topic: str, found: SearchResults) -> Iterator[RunResponse]:
+        """Write the post, piece by piece."""
+        yield from self.writer.run(json.dumps({"topic": topic, **found.model_dump()}), stream=True)
+
+    def run(self, topic: str) -> Iterator[RunResponse]:
+        """Write a blog post, or hand out again the one that was written.
 
         Args:
             topic: what to write about.
-            use_cache: return the stored post about this topic if there is one.
         """
-        if use_cache:
-            for cached in self.session_state.get("blog_posts", []):
-                if cached["topic"] == topic:
-                    yield RunResponse(event=RunEvent.workflow_completed, content=cached["blog_post"])
-                    return
-
         yield RunResponse(event=RunEvent.step_started, data={"step": "search"})
-        found: SearchResults = self.searcher.run(topic).content
+        found = self.search(topic)
         yield RunResponse(event=RunEvent.step_completed, data={"step": "search", "sources": len(found.articles)})
         if not found.articles:
-            # Nothing is kept, so that the next call searches again.
             yield RunResponse(content=f"Nothing was found about {topic!r}, so no post was written.")
             return
-
-        yield from self.writer.run(json.dumps({"topic": topic, **found.model_dump()}), stream=True)
-
-        if "blog_posts" not in self.session_state:
-            self.session_state["blog_posts"] = []
-        self.session_state["blog_posts"].append({"topic": topic, "blog_post": self.writer.run_response.content})
+        yield from self.write(topic, found)
+        self.session_state.setdefault("blog_posts", {})[topic] = self.writer.run_response.content
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 hostile input go through.
 
 Rules that must stay true:
-- an operation of the `Storage` protocol, a parameter of one, or a field of `Commit` that has no entry here fails
-  `test_owners.py`: whoever adds one says here how it would be abused;
+- an operation of the `Storage` or the `StepCache` protocol, a parameter of one, or a field of `Commit` that has no
+  entry here fails `test_owners.py`: whoever adds one says here how it would be abused;
 - a call is made for a `Caller`, who is not the owner of the session that it aims at.
 """
 
@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from holdfast.records import Change, Claim, Commit, Known, Run, SessionInfo, Snapshot
-from holdfast.storage.base import Storage
+from holdfast.records import Change, Claim, Commit, Known, Place, Run, SessionInfo, Snapshot
+from holdfast.storage.base import StepCache, Storage
 from holdfast.testing import Writer, make_run
+from holdfast.testing_steps import key_of, make_entry, make_step
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,25 @@ class Caller:
         """A record that would replace the one of the run that they know."""
         return make_run(self.owner, self.session_id, run_id=self.run_id)
 
+    @property
+    def cache(self) -> StepCache:
+        """The step cache."""
+        return self.storage.step_cache
+
+    def places(self) -> tuple[Place, ...]:
+        """Theirs, for all their sessions and for that of the same id."""
+        return Place(self.owner), Place(self.owner, self.session_id)
+
+    def of_each(self, name: str, call: Callable[[Place, bytes], Any]) -> Any:
+        """The first answer that says anything of an entry which the holder has in a place like theirs."""
+        return next(filter(None, (call(place, key_of(name)) for place in self.places())), None)
+
+    def computed(self, place: Place, key: bytes) -> Any:
+        """Whether somebody computes what they ask for; nobody does it for them."""
+        is_claimed = self.cache.claim(place, key, "the thief's", 10.0, unless=None)
+        self.cache.release(place, key, "the thief's")
+        return not is_claimed
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -104,6 +124,12 @@ OPERATIONS: dict[str, Operation] = {
             lambda c: c.commit(base=c.version, incarnation=c.incarnation, lease_id=c.lease_id, releases=True),
             lambda c: c.commit(base=c.version, incarnation=c.incarnation, created_at=1.0),
             lambda c: c.rebasing(base=1, incarnation=c.incarnation),
+            lambda c: c.commit(base=c.version, incarnation=c.incarnation, run_id=c.run_id, attempt=9, patch=None),
+            lambda c: c.commit(patch=None, snapshot=None, run_id=c.run_id, steps=(make_step(result=b"stolen"),)),
+            lambda c: c.commit(patch=None, snapshot=None, run_id=c.run_id, forgets_results=True),
+            lambda c: c.commit(
+                patch=None, snapshot=None, resumes=c.run(), run_id=c.run_id, run=replace(c.run(), attempt=2)
+            ),
         ),
     ),
     "begin_session": Operation(
@@ -151,6 +177,13 @@ OPERATIONS: dict[str, Operation] = {
             lambda c: c.storage.find_runs(c.owner, session_id=c.session_id, run_id=c.run_id),
         ),
     ),
+    "find_steps": Operation(
+        "owner session_id run_id with_results",
+        (
+            lambda c: c.storage.find_steps(c.owner, c.session_id, c.run_id, with_results=True),
+            lambda c: c.storage.find_steps(c.owner, c.session_id, c.run_id, with_results=False),
+        ),
+    ),
     "rename_session": Operation(
         "owner session_id new_id", (lambda c: c.storage.rename_session(c.owner, c.session_id, "taken"),)
     ),
@@ -158,22 +191,66 @@ OPERATIONS: dict[str, Operation] = {
     "prune_session": Operation("owner session_id keep", (lambda c: c.storage.prune_session(c.owner, c.session_id, 1),)),
     "check": Operation("", (lambda c: c.storage.check(),), spans="it verifies everything that is stored"),
     "close": Operation("", (), spans="it ends the use of a storage object"),
+    "step_cache.read": Operation("place key", (lambda c: c.of_each("kept", c.cache.read),)),
+    "step_cache.claim": Operation("place key lease_id seconds unless", (lambda c: c.of_each("computed", c.computed),)),
+    "step_cache.renew": Operation(
+        "place key lease_id seconds",
+        (lambda c: c.of_each("computed", lambda place, key: c.cache.renew(place, key, c.lease_id, 10.0)),),
+    ),
+    "step_cache.store": Operation(
+        "entry lease_id ttl",
+        (
+            lambda c: c.of_each(
+                "computed", lambda place, _: c.cache.store(make_entry("computed", place), c.lease_id, ttl=None)
+            ),
+        ),
+    ),
+    "step_cache.release": Operation(
+        "place key lease_id",
+        (lambda c: c.of_each("computed", lambda place, key: c.cache.release(place, key, c.lease_id)),),
+    ),
+    "step_cache.count_hits": Operation(
+        "hits", (lambda c: c.of_each("kept", lambda place, key: c.cache.count_hits({(place, key): 1})),)
+    ),
+    "step_cache.find": Operation(
+        "owner step workflow session_id limit",
+        (
+            lambda c: c.cache.find(c.owner),
+            lambda c: c.cache.find(c.owner, session_id=c.session_id, step="write", workflow="Conformance", limit=1),
+        ),
+    ),
+    "step_cache.delete": Operation(
+        "entries", (lambda c: c.of_each("kept", lambda place, key: c.cache.delete([(place, key)])),)
+    ),
+    "step_cache.sweep": Operation(
+        "", (lambda c: c.cache.sweep(),), spans="it deletes what has expired or is too much, of whomever"
+    ),
 }
 
-COMMIT = "owner session_id commit_id base incarnation workflow patch snapshot run run_id lease_id releases created_at"
+COMMIT = (
+    "owner session_id commit_id base incarnation workflow patch snapshot run run_id lease_id releases attempt resumes "
+    "steps forgets_results created_at"
+)
 """The fields of a `Commit`. A new one belongs into a call of `commit` above, if it can name or hold anything."""
 
 
-def forgotten(protocol: type = Storage, operations: Mapping[str, Operation] = OPERATIONS) -> Iterator[str]:
-    """What a protocol has and the table does not, each as a message."""
-    members = {name: member for name, member in inspect.getmembers(protocol, inspect.isfunction) if name[0] != "_"}
+def forgotten(
+    protocol: type = Storage, cache: type = StepCache, operations: Mapping[str, Operation] = OPERATIONS
+) -> Iterator[str]:
+    """What a protocol, or that of its step cache, has and the table does not, each as a message."""
+    members = {
+        prefix + name: member
+        for prefix, each in (("", protocol), ("step_cache.", cache))
+        for name, member in inspect.getmembers(each, inspect.isfunction)
+        if name[0] != "_"
+    }
     for name in members.keys() - operations.keys():
         yield f"the operation `{name}` is not tried as another owner: give it an entry in storage_calls.OPERATIONS"
     for name in members.keys() & operations.keys():
         found = list(inspect.signature(members[name]).parameters)[1:]
         for parameter in set(found) ^ set(operations[name].parameters.split()):
             yield f"the parameter `{parameter}` of `{name}` is not what storage_calls.OPERATIONS says: try it there"
-        if "owner" in found and (operations[name].spans or not operations[name].calls):
+        if {"owner", "place", "entry"} & set(found) and (operations[name].spans or not operations[name].calls):
             yield f"`{name}` has an owner, so it must be called as another one in storage_calls.OPERATIONS"
     for field in {field.name for field in fields(Commit)} ^ set(COMMIT.split()):
         yield f"the field `{field}` of Commit is not what storage_calls.COMMIT says: try it in a call of `commit`"

@@ -22,14 +22,12 @@ class TestQuickstart:
         first = process("quickstart", "--db", "q.db")
         assert first.returncode == 0, first.stderr
         assert first.stdout.startswith("# ")
-        assert "searching ..." in first.stderr
-        assert re.search(r"[1-5] sources; writing", first.stderr)
+        assert re.search(r"sources \.\.\.\n[1-5] sources; the post", first.stderr)
         assert "saved as version 1 of session 'quickstart'" in first.stderr
         second = process("quickstart", "--db", "q.db")
         assert second.returncode == 0, second.stderr
         assert second.stdout == first.stdout
-        assert "searching" not in second.stderr
-        assert "from the session 'quickstart', version 1" in second.stderr
+        assert re.search(r"from the session 'quickstart', version 1, in [\d.]+ s: nobody was called", second.stderr)
         assert re.search(r"saved .* s, \d+ model requests, [\d,]+ tokens and \$0", second.stderr)
 
     def test_json_tells_the_same(self) -> None:
@@ -80,14 +78,19 @@ class TestQuickstart:
         monkeypatch.setattr(SqlWorkflowStorage, "commit", conflict)
         assert holdfast("quickstart").exit_code == 5
 
-    def test_a_post_whose_run_is_gone_is_still_found(self, default_storage: SqlWorkflowStorage) -> None:
-        ok("quickstart", "--session-id", "s")
-        text = ok("sessions", "export", "s")
-        ok("sessions", "import", "-", "--session-id", "copy", "--table", "generate_blog_post_workflows", given=text)
-        found = as_json("quickstart", "--session-id", "copy")
-        assert found["from_session"]
-        assert found["saved"] is None
-        assert "from the session 'copy'" in holdfast("quickstart", "--session-id", "copy").stderr
+    def test_an_edit_of_the_instructions_writes_another_post(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from holdfast.blog_post_generator import BlogPostGenerator
+
+        ok("quickstart", "Exceptions")
+        monkeypatch.setattr(BlogPostGenerator.writer, "instructions", ["Write a post."])
+        again = as_json("quickstart", "Exceptions")
+        assert not again["from_session"]
+        assert again["saved"]["requests"] == 2  # the search was kept
+
+    def test_posts_are_in_the_state_of_the_session(self) -> None:
+        post = as_json("quickstart", "Exceptions")["blog_post"]
+        stored = as_json("sessions", "show", "quickstart")["state"]
+        assert stored == {"blog_posts": {"Exceptions": post}}
 
     def test_the_example_runs_as_a_script(self, here: Path) -> None:
         script = ROOT / "examples" / "blog_post_generator.py"

@@ -17,23 +17,40 @@ from holdfast.cli import command
 from holdfast.errors import (
     HoldfastError,
     LeaseLost,
+    RunNotFound,
+    RunTakenOver,
     SessionDeleted,
     SessionNotFound,
     StateConflict,
     StorageError,
     VersionNotKept,
 )
-from holdfast.records import Claim, Commit, RunStatus, SessionInfo
+from holdfast.records import Claim, Commit, Entry, Place, RunStatus, SessionInfo
 from holdfast.storage import base
-from holdfast.storage.base import Storage
+from holdfast.storage.base import StepCache, Storage
 from holdfast.storage.queries import parsed
 from holdfast.storage.sql import SqlWorkflowStorage
-from holdfast.testing import Writer, everything, make_run, run_in_threads
+from holdfast.testing import NOTHING, Writer, everything, make_run, run_in_threads
+from holdfast.testing_steps import key_of, make_entry, make_step, put
 from holdfast.workflow import Workflow
 from storage_calls import OPERATIONS, Caller, forgotten
 
 FOLDER = Path(base.__file__).parent
-SPANNING = {"heads_of_all_owners", "leases_of_all_owners", "runs_of_all_owners", "sessions_with_rows_of_all_owners"}
+SPANNING = {
+    "heads_of_all_owners",
+    "leases_of_all_owners",
+    "runs_of_all_owners",
+    "sessions_with_rows_of_all_owners",
+    "steps_of_all_owners",
+}
+SWEEPING = {
+    "delete_dead_claims_of_all_owners",
+    "delete_expired_of_all_owners",
+    "delete_longest_unused_of_all_owners",
+    "longest_unused_of_all_owners",
+    "size_of_all_owners",
+}
+OF_THE_CACHE = {"entries_of_all_owners", *SWEEPING}
 
 
 class Leaking:
@@ -43,6 +60,10 @@ class Leaking:
         self._inner = inner
         self._victim = victim
         self._operation = operation
+
+    @property
+    def step_cache(self) -> Any:
+        return LeakingCache(self._inner.step_cache, self._victim, self._operation)
 
     def __getattr__(self, name: str) -> Any:
         operation = getattr(self._inner, name)
@@ -60,10 +81,44 @@ class Leaking:
         return leaking
 
 
+class LeakingCache:
+    """As `Leaking`, for the step cache."""
+
+    def __init__(self, inner: StepCache, victim: str, operation: str | None) -> None:
+        self._inner = inner
+        self._victim = victim
+        self._operation = operation
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._inner, name)
+        if name == "sweep" or self._operation not in (None, f"step_cache.{name}"):
+            return operation
+
+        def leaking(first: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(first, Entry):
+                first = replace(first, place=self._stolen(first.place))
+            elif isinstance(first, Place):
+                first = self._stolen(first)
+            elif isinstance(first, dict):
+                first = {(self._stolen(place), key): count for (place, key), count in first.items()}
+            elif isinstance(first, list):
+                first = [(self._stolen(place), key) for place, key in first]
+            else:
+                first = self._victim
+            return operation(first, *args, **kwargs)
+
+        return leaking
+
+    def _stolen(self, place: Place) -> Place:
+        return replace(place, owner=self._victim)
+
+
 def is_held(storage: Storage, owner: str) -> bool:
-    """Whether the victim still holds its session."""
+    """Whether the victim still holds its session, and still computes what it did."""
+    cache, place = storage.step_cache, Place(owner, "s")
     try:
-        return storage.claim_lease(Claim(owner, "s", "held", 60.0, is_held=True)) == 0
+        is_computing = cache.renew(place, key_of("computed"), "held", 60.0)
+        return is_computing and storage.claim_lease(Claim(owner, "s", "held", 60.0, is_held=True)) == 0
     except LeaseLost:
         return False
 
@@ -74,14 +129,17 @@ def thefts(storage: Storage, attacked: Storage, operation: str, thief: str, vict
     run = make_run(victim, "s", RunStatus.running, run_id="run of the victim")
     writer.commit({"a": "secret"}, snapshot=True, run=run)
     second = writer.prepared({"a": "newer secret"})
-    storage.commit(second)
+    storage.commit(replace(second, run_id=run.run_id, steps=(make_step(result=b"secret"),)))
+    for place in (Place(victim), Place(victim, "s")):
+        put(storage.step_cache, make_entry("kept", place))
+        storage.step_cache.claim(place, key_of("computed"), "held", 60.0, unless=None)
     caller = Caller(attacked, thief, "s", writer.incarnation, 2, second.commit_id, run.run_id, "held")
     storage.claim_lease(Claim(victim, "s", "held", 60.0))
     for number, call in enumerate(OPERATIONS[operation].calls):
         before = everything(storage, victim)
         try:
             seen = call(caller)
-        except (SessionNotFound, SessionDeleted, VersionNotKept, LeaseLost):
+        except (SessionNotFound, SessionDeleted, VersionNotKept, LeaseLost, RunNotFound, RunTakenOver):
             seen = None
         if seen not in (None, (), 0):  # nobody is ahead of a thief in the queue for a session of its own
             yield f"call {number} of {operation} returned {type(seen).__name__}"
@@ -89,7 +147,7 @@ def thefts(storage: Storage, attacked: Storage, operation: str, thief: str, vict
             yield f"call {number} of {operation} took the lease of the victim"
         if everything(storage, victim) != before:
             yield f"call {number} of {operation} changed something of the victim"
-        if everything(storage, thief) != ([], [], [], []):
+        if everything(storage, thief) != NOTHING:
             yield f"call {number} of {operation} gave something to the thief"
 
 
@@ -131,7 +189,7 @@ def test_an_operation_that_forgets_the_owner_is_noticed(operation: str, storage:
     assert found
 
 
-@pytest.mark.parametrize("operation", [name for name in OPERATIONS if not name.startswith(("find", "commit"))])
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if "find" not in name and name != "commit"])
 def test_none_is_no_owner_that_spans_all(operation: str, storage: Storage) -> None:
     nobody: Any = None
     Writer(storage, "alice", "s").commit({"a": "secret"}, snapshot=True)
@@ -164,12 +222,14 @@ def test_a_first_commit_under_an_id_that_another_owner_has_makes_a_session_of_it
 
 
 def unowned(queries: dict[str, str]) -> list[str]:
-    """The queries that reach into a table of sessions without naming the owner for it."""
+    """The queries that reach into a table of sessions, or into the step cache, without naming the owner for it."""
     found = []
-    for name, text in queries.items():
-        is_spanning = name in SPANNING
+    for name, written in queries.items():
+        is_spanning = name in SPANNING | OF_THE_CACHE
+        # The step cache is one of the tables; a table before a column only says whose that is.
+        text = re.sub(r"\{table\}_\w+\.", "", written.replace("holdfast_step_entry", "{table}_step_entry"))
         tables = len(re.findall(r"(?:FROM|UPDATE|INTO) \{table\}_", text))
-        owners = len(re.findall(r"(?:WHERE|AND) owner = (?::owner|\?)|INTO \{table\}_\w+\s*\(owner, session_id", text))
+        owners = len(re.findall(r"(?:WHERE|AND) owner = (?::owner|\?)|INTO \{table\}_\w+\s*\(owner, \w+", text))
         if text.count("{table}_") != tables or (not is_spanning and tables != owners):
             found.append(name)
         # An OR beside the owner would open what the owner closes; inside of brackets it only narrows.
@@ -184,7 +244,7 @@ def unowned(queries: dict[str, str]) -> list[str]:
 def test_every_query_names_the_owner_unless_its_name_says_that_it_spans_them() -> None:
     queries = parsed((FOLDER / "queries.sql").read_text(encoding="utf-8"))
     assert unowned(queries) == []
-    assert {name for name in queries if name.endswith("of_all_owners")} == SPANNING
+    assert {name for name in queries if name.endswith("of_all_owners")} == SPANNING | OF_THE_CACHE
 
 
 @pytest.mark.parametrize(
@@ -196,6 +256,7 @@ def test_every_query_names_the_owner_unless_its_name_says_that_it_spans_them() -
         "DELETE FROM {table}_value WHERE owner LIKE :owner",
         "INSERT INTO {table}_value (session_id, owner) VALUES (?, ?)",
         "UPDATE {table}_value SET owner = :owner",
+        "SELECT result FROM holdfast_step_entry WHERE key = :key",
     ],
 )
 def test_a_query_without_the_owner_is_noticed(text: str) -> None:
@@ -204,20 +265,22 @@ def test_a_query_without_the_owner_is_noticed(text: str) -> None:
 
 def test_only_what_may_span_owners_uses_the_queries_that_do() -> None:
     using = {
-        file.stem: sorted(name for name in SPANNING if f'"{name}"' in file.read_text(encoding="utf-8"))
+        file.stem: sorted(name for name in SPANNING | OF_THE_CACHE if f'"{name}"' in file.read_text(encoding="utf-8"))
         for file in FOLDER.glob("*.py")
     }
     assert {name: found for name, found in using.items() if found} == {
         "reading": ["heads_of_all_owners", "runs_of_all_owners"],
-        "checking": sorted(SPANNING),
+        "checking": sorted({*SPANNING, "entries_of_all_owners"}),
+        "step_cache": sorted(OF_THE_CACHE),
     }
 
 
 def keys_without_owner(text: str) -> list[str]:
     """The tables and unique indexes of sessions in which the owner is not the first column of the key."""
     found = []
-    for table, body in re.findall(r"CREATE TABLE (\{table\}_\w+) \((.*?)^\)", text, flags=re.MULTILINE | re.DOTALL):
-        if not re.search(r"PRIMARY KEY \(owner, session_id\b", body) or "UNIQUE" in body:
+    named = r"CREATE TABLE (\{table\}_\w+|holdfast_step_entry) \((.*?)^\)"
+    for table, body in re.findall(named, text, flags=re.MULTILINE | re.DOTALL):
+        if not re.search(r"PRIMARY KEY \(owner, (table_name, )?session_id\b", body) or "UNIQUE" in body:
             found.append(table)
     found += re.findall(r"CREATE UNIQUE INDEX \S+ ON (\{table\}_\w+)\s*\((?!owner\b)", text)
     return found

@@ -16,12 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast import codec
-from holdfast.errors import HoldfastError, MalformedData, StateError
+from holdfast.errors import CorruptData, HoldfastError, MalformedData, StateError
+from holdfast.records import Place
 from holdfast.scalars import DECODERS
-from holdfast.storage import listing, rows
+from holdfast.storage import listing, rows, step_rows
 from holdfast.storage.listing import Entry
+from holdfast.storage.queries import texts
 from holdfast.storage.sql import SqlWorkflowStorage
-from holdfast.testing import make_run
+from holdfast.storage.sqlite import SQLiteStatements
+from holdfast.testing import Writer, make_run
+from holdfast.testing_steps import key_of, make_entry, make_step, put
 from holdfast.workflow import Workflow
 from planted import TABLE, insert, plant
 
@@ -166,13 +170,74 @@ def test_a_planted_run_is_refused_as_damage(
 ) -> None:
     plant(file)
     row = list(rows.run_row(make_run())[:-1])
-    row[5], row[15] = status, error
-    ordered = [*row[:15], rows.checksum("run", *row), *row[15:]]
+    row[5], row[17] = status, error
+    ordered = [*row[:17], rows.checksum("run", *row), *row[17:]]
     with closing(sqlite3.connect(file)) as connection, connection:
         insert(connection, "run", ordered)
     with pytest.raises(MalformedData):
         storage.find_runs("")
     assert len(storage.check()) == 1
+
+
+@pytest.mark.parametrize(
+    "savings",
+    ["1", "[]", "[1,2.0,3,4,5,6.0,7]", '["1",2.0,3,4,5,6.0]', "[1,2.0,3,4,5,[]]", "not JSON", "[" * DEEP, "{}"],
+)
+def test_planted_savings_are_refused_as_damage(savings: str, file: Path, storage: SqlWorkflowStorage) -> None:
+    plant(file)
+    row = list(rows.run_row(make_run())[:-1])
+    row[16] = savings
+    with closing(sqlite3.connect(file)) as connection, connection:
+        insert(connection, "run", [*row[:17], rows.checksum("run", *row), *row[17:]])
+    with pytest.raises(MalformedData):
+        storage.find_runs("")
+    assert len(storage.check()) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "planted"),
+    [(4, b"x"), (6, "x"), (8, b"x"), (9, "x"), (11, 1.5), (14, "x"), (15, "x"), (18, "x"), (19, "x"), (20, "x")],
+)
+def test_a_planted_step_of_other_types_is_refused_as_damage(
+    place: int, planted: Any, file: Path, storage: SqlWorkflowStorage
+) -> None:
+    run = make_run()
+    storage.commit(Writer(storage).prepared({}, run=run))
+    row: list[Any] = list(step_rows.step_row("", "s", run.run_id, make_step(), keeps_result=True))
+    row[place] = planted
+    row[17] = step_rows._step_checksum(row[:17], row[18], row[19])
+    with closing(sqlite3.connect(file)) as connection, connection:
+        insert(connection, "step", row)
+    with pytest.raises(CorruptData):
+        storage.find_steps("", "s", run.run_id, with_results=True)
+    assert len(storage.check()) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "planted"),
+    [
+        *[("scope", b"x"), ("is_shared", "x"), ("step", b"x"), ("seconds", "x"), ("cost", "x"), ("created_at", "x")],
+        *[("expires_at", "x"), ("size", "x"), ("parts", "x"), ("result", "x"), ("hits", "x"), ("used_at", "x")],
+    ],
+)
+def test_a_planted_entry_of_other_types_is_refused_as_damage(
+    column: str, planted: Any, file: Path, storage: SqlWorkflowStorage
+) -> None:
+    cache, place, key = storage.step_cache, Place(""), key_of("a")
+    put(cache, make_entry())
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(f"UPDATE holdfast_step_entry SET {column} = ?", (planted,))
+        query = texts(TABLE, SQLiteStatements.written)["find_entry"]
+        row = connection.execute(query, ("", "", "", key)).fetchone()
+        renewed = step_rows._entry_checksum(row[:18], row[19])
+        connection.execute("UPDATE holdfast_step_entry SET checksum = ?", (renewed,))
+    with pytest.raises(CorruptData):
+        cache.read(place, key)
+    assert len(storage.check()) == 1
+    with suppress(HoldfastError):
+        cache.sweep()
+    put(cache, make_entry(result=b"computed again"))
+    assert storage.check() == ()
 
 
 # Whatever stands in a tag

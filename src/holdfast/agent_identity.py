@@ -30,6 +30,8 @@ KEY_ADVICE = "Give the step `key=` or `depends=`."
 
 _OF_EVERY_AGENT: Final = frozenset({"ToolSearch", "PendingMessageDrainCapability"})
 """Capabilities that pydantic-ai gives to each agent by itself."""
+_HOW_OFTEN: Final = frozenset({"max_retries", "sequential"})
+"""Of an output type, what does not change the answer."""
 
 
 def agent_parts(agent: Agent, name: str, step: str | None = None) -> Parts:
@@ -197,8 +199,8 @@ def _names_in(output: Any) -> Any:
     if isinstance(output, list | tuple):
         return [_names_in(item) for item in output]
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
-        fields = {spec.name: getattr(output, spec.name, None) for spec in dataclasses.fields(output)}
-        return [type(output).__name__, {name: _names_in(value) for name, value in fields.items()}]
+        names = [spec.name for spec in dataclasses.fields(output) if spec.name not in _HOW_OFTEN]
+        return [type(output).__name__, {name: _names_in(getattr(output, name, None)) for name in names}]
     if isinstance(output, str | bool | int | None):
         return [output]
     return getattr(output, "__qualname__", None) or repr(output)

@@ -78,9 +78,10 @@ def code_parts(
     Raises:
         StepKeyError: the function closes over, or is bound to, something without identity.
 
-    >>> limit = 3
-    >>> sorted(code_parts(lambda text: text[:limit]))
-    ['code of `<lambda>`', 'constant `limit`']
+    >>> module = {"LIMIT": 3}
+    >>> exec("def cut(text): return text[:LIMIT]", module)
+    >>> sorted(code_parts(module["cut"]))
+    ['code of `cut`', 'constant `LIMIT`']
     """
     found = _Found(step or _name(function), special)
     found.callable(function, label or f"code of `{_name(function)}`")
@@ -184,11 +185,11 @@ class _Found:
                 self._add(f"default of `{name}`", digest)
 
     def _owner(self, value: Any) -> None:
-        if not _is_workflow(value) and not isinstance(value, type):
+        if not is_workflow(value) and not isinstance(value, type):
             self._variable("self", value, is_owner=True)
 
     def _variable(self, name: str, value: Any, is_owner: bool = False) -> None:
-        if isinstance(value, ModuleType) or _is_workflow(value) or (name in ("self", "__class__") and not is_owner):
+        if isinstance(value, ModuleType) or is_workflow(value) or (name in ("self", "__class__") and not is_owner):
             return
         special = self._special(name, value)
         if special is not None:
@@ -206,11 +207,12 @@ class _Found:
                 raise problem.error(self._step) from None
 
     def _named(self, name: str, value: Any, function: FunctionType) -> None:
-        special = self._special(name, value)
+        special = self._special(name, value.__self__ if isinstance(value, MethodType) else value)
         if special is not None:
             self.parts.update(special)
         elif _is_code(value):
             own = [digest for link in _links(value) if link is not function and (digest := _helper(link))]
+            own += [digest for held in _bound(value) if (digest := digest_or_none(held))]
             if own:
                 self._add(f"code of helper `{name}`", combine(own))
         else:
@@ -245,7 +247,8 @@ def _content(cell: Any) -> Any:
         return _NOT_FOUND  # a variable that has no value yet
 
 
-def _is_workflow(value: Any) -> bool:
+def is_workflow(value: Any) -> bool:
+    """Whether the value is a workflow, found out without importing their module."""
     module = sys.modules.get("holdfast.workflow")
     return module is not None and isinstance(value, module.Workflow)
 
@@ -293,6 +296,13 @@ def _links(value: Any) -> Iterator[Any]:
             yield item
         if not isinstance(item, type) and hasattr(item, "__wrapped__"):
             pending.append(item.__wrapped__)
+
+
+def _bound(value: Any) -> list[Any]:
+    """What a partial function or a method brings with it."""
+    if isinstance(value, functools.partial):
+        return [value.args, value.keywords]
+    return [value.__self__] if isinstance(value, MethodType) else []
 
 
 def _helper(link: Any) -> bytes | None:

@@ -1,7 +1,8 @@
 """Full-text search over documents that are on this machine, ready to be an agent's tool.
 
 Rules that must stay true:
-- nothing is read or indexed before the first search, so that a library may be a class attribute;
+- nothing is read or indexed before the first search, or question for its identity, so that a library may be a class
+  attribute;
 - any text is a valid query: nothing of it is read as search syntax;
 - a summary consists of whole sentences of its section, in their order, and of nothing else.
 """

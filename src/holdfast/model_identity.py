@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -120,6 +121,8 @@ def _fields(model: Any) -> dict[str, Any]:
     for base in kind.__mro__:
         if not is_custom(base) and base.__module__ not in _OF_FUNCTIONS:
             known |= vars(base).get("__annotations__", {}).keys()
+        # What is only remembered of something else comes and goes with use.
+        known |= {name for name, value in vars(base).items() if isinstance(value, cached_property)}
     return {name: value for name, value in vars(model).items() if name not in known and not _SECRET.search(name)}
 
 
@@ -158,10 +161,11 @@ def address_of(model: Any, base_url: str | None) -> Any:
         return _clean(base_url)
     if not isinstance(model, str) or model == OFFLINE:
         return None
-    provider = model.partition(":")[0] if ":" in model else ""
-    prefixes = _VARIABLES.get(provider, (provider.partition("-")[0].upper() + "_" if provider else "",))
+    # A name without a provider may be asked anywhere, as far as is known here.
+    provider = re.split("[-/]", model.partition(":")[0])[0] if ":" in model else ""
+    prefixes = _VARIABLES.get(provider, (f"{provider.upper()}_" if provider else "",))
     said = {name: value for name, value in os.environ.items() if _ADDRESS.search(name) and value}
-    return {name: _clean(value) for name, value in said.items() if name.startswith(prefixes)}
+    return {name: _clean(value) for name, value in said.items() if name.startswith(prefixes)} or None
 
 
 def _clean(address: str) -> str:

@@ -294,5 +294,5 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Walk, Any, Path, int], byte
 def _why_not(kind: type) -> tuple[str, str]:
     name = type_name(kind)
     if issubclass(kind, CODE):
-        return f"is code (a {name}), which is another object in every process", CODE_ADVICE
-    return f"is a {name}, which has no identity that lasts", ADVICE
+        return f"is code (of type {name}), which is another object in every process", CODE_ADVICE
+    return f"is of type {name}, which has no identity that lasts", ADVICE

@@ -79,6 +79,17 @@ def decode(data: bytes, types: Types) -> Given:
     )
 
 
+def path_told(path: str) -> str:
+    """The path of something in a record as a path in what the step gave.
+
+    >>> path_told("result['v']['client']"), path_told("result['r']['content'][0]")
+    ("result['client']", 'result.content[0]')
+    """
+    for inner, told in (("['v']", ""), ("['r']['content']", ".content")):
+        path = path.replace(f"result{inner}", f"result{told}", 1)
+    return path
+
+
 def displayed(data: bytes) -> dict[str, Any]:
     """What a step gave as people read it, without the classes that it was made of.
 

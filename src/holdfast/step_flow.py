@@ -27,7 +27,7 @@ from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow,
 from holdfast.errors import (
     CacheMiss,
     CorruptData,
-    HoldfastError,
+    InvalidInput,
     OutcomeUnknown,
     RunError,
     StateError,
@@ -61,6 +61,9 @@ LONGEST_PAUSE = 0.25
 
 LOOK_EVERY = 1.0
 """Seconds after which somebody who waits for another thread looks whether that still makes sense."""
+
+MOST_TOLD = 5
+"""Values that cannot be stored which an error names."""
 
 KEEP_TRIES = 3
 KEEP_PAUSE = 0.5
@@ -101,6 +104,8 @@ class Asked:
     """The execution that this call leads."""
     found: tuple[Entry, Given] | None = None
     """What answers it, if that was found already."""
+    is_down: bool = False
+    """Whether the cache failed, so that it is left alone."""
     is_damaged: bool = False
     """Whether what is kept of it cannot be read, and is to be replaced."""
     value: Any = None
@@ -224,7 +229,7 @@ def for_others(asked: Asked) -> Flow:
     if asked.found is not None:
         return (yield from _hit(asked, *asked.found))
     control = allowed()
-    if not control.reads and not control.writes:
+    if asked.is_down or not (control.reads or control.writes):
         return (yield from _only_computed(asked))
     since = 0.0
     if control.reads:
@@ -235,7 +240,7 @@ def for_others(asked: Asked) -> Flow:
         since = clock.now()  # others may use what is computed from now on
     if not control.computes:
         raise CacheMiss(step=asked.name)
-    if not control.writes:
+    if asked.is_down or not control.writes:
         return (yield from _only_computed(asked))
     return (yield from _flown(asked, since))
 
@@ -250,6 +255,7 @@ def _find(asked: Asked) -> Entry | None:
         entry = asked.storage.step_cache.read(asked.place, asked.key)
     except StorageError as error:
         asked.is_damaged = isinstance(error, CorruptData)
+        asked.is_down = not asked.is_damaged
         _warn(f"Step {asked.name!r} is computed, for what is kept of it could not be read: {error}")
         return None
     return entry if entry is not None and is_good(asked, entry) else None
@@ -463,7 +469,7 @@ def _computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Fl
     pauses: list[float] = []
     tries = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(asked.retries + 1),
-        wait=tenacity.wait_exponential_jitter(initial=0.5, max=30),
+        wait=tenacity.wait_exponential(multiplier=0.5, max=30) + tenacity.wait_random(0, 0.5),
         sleep=pauses.append,
         reraise=True,
     )
@@ -614,7 +620,10 @@ def decoded(asked: Asked, result: bytes | None) -> Given | None:
 def _encoded(asked: Asked, given: Given) -> bytes:
     try:
         return recorded.encode(given, asked.types)
-    except (UnstorableValue, HoldfastError) as error:
+    except UnstorableValue as error:
+        problems = [f"{recorded.path_told(path)}: {reason}" for path, reason in error.problems[:MOST_TOLD]]
+        raise StepPersistError(step=asked.name, reason="; ".join(problems), result=given.value) from error
+    except InvalidInput as error:  # of messages that are none
         raise StepPersistError(step=asked.name, reason=str(error), result=given.value) from error
 
 

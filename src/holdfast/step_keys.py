@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +21,7 @@ from holdfast.agent import Agent
 from holdfast.agent_identity import agent_parts
 from holdfast.canonical import digest, identity
 from holdfast.errors import StepKeyError
-from holdfast.fingerprint import VARIABLE_ADVICE, code_parts
+from holdfast.fingerprint import VARIABLE_ADVICE, code_parts, is_workflow
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
 
@@ -62,14 +62,14 @@ def parts_for_others(step: Step, workflow: Stepping, *, is_method: bool) -> dict
     if step.agent is not None:
         return parts | agent_parts(step.agent, step.agent.name or "agent")
     if is_method:
-        used = method_parts(type(workflow), step.function, options.uses, step=options.name, special=_agent)
+        used = method_parts(type(workflow), step.function, options.uses, step=options.name, special=_special(step))
         _require_known(step, workflow, used)
         code = used.parts
         for name in sorted(used.reads):
             if _is_agent(workflow, name):
                 code |= agent_parts(getattr(workflow, name), name)
     else:
-        code = code_parts(step.function, options.uses, step=options.name, special=_agent)
+        code = code_parts(step.function, options.uses, step=options.name, special=_special(step))
     if options.version is None:
         return parts | code
     # The version stands for the code, but not for what the code works with.
@@ -98,7 +98,7 @@ def variables_of(step: Step) -> dict[str, bytes]:
             value = cell.cell_contents
         except ValueError:  # it has no value yet
             continue
-        if name in step.options.ignore or isinstance(value, _NO_ARGUMENTS) or _is_workflow(value):
+        if name in step.options.ignore or isinstance(value, _NO_ARGUMENTS) or is_workflow(value):
             continue
         try:
             parts[f"variable `{name}`"] = identity(value, f"variable `{name}`")
@@ -111,13 +111,15 @@ def variables_of(step: Step) -> dict[str, bytes]:
 _NO_ARGUMENTS: Final = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, type, functools.partial, Agent)
 
 
-def _is_workflow(value: Any) -> bool:
-    return hasattr(type(value), "__holdfast_workflow__")
+def _special(step: Step) -> Callable[[str, Any], dict[str, bytes] | None]:
+    """What stands for an agent that code names; and nothing for what is to be ignored."""
 
+    def parts(name: str, value: Any) -> dict[str, bytes] | None:
+        if name in step.options.ignore:
+            return {}
+        return agent_parts(value, name) if isinstance(value, Agent) else None
 
-def _agent(name: str, value: Any) -> dict[str, bytes] | None:
-    """What stands for an agent that code names."""
-    return agent_parts(value, name) if isinstance(value, Agent) else None
+    return parts
 
 
 def _is_agent(workflow: Stepping, name: str) -> bool:

@@ -175,8 +175,10 @@ class Step:
         InvalidInput: options that cannot be used or do not fit together.
     """
 
-    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+    def __init__(self, function: Callable[..., Any], options: Options, *, is_inline: bool = False) -> None:
         self.function = function
+        self.is_inline = is_inline
+        """Whether it was made where it is called, so that what it takes from the code around it differs by call."""
         self.options = options
         self.agent = _agent_of(function)
         self.kind: Kind | None = kind_of_function(function)
@@ -279,7 +281,8 @@ class Step:
         place = Place("")
         scope = "run"
         if cache is None:
-            parts |= variables_of(self)
+            if self.is_inline:
+                parts |= variables_of(self)
             key = key_of((scope, options.name), parts)
         else:
             scope = cache.scope
@@ -454,7 +457,11 @@ class Stepping:
         workflow = getattr(function, "__self__", None)
         is_method = known is not None and isinstance(workflow, Stepping)  # a step of a workflow already
         given = (workflow, *args) if is_method else args
-        of = Step(function, Options(name)) if known is None else Step(known.function, replace(known.options, name=name))
+        of = (
+            Step(function, Options(name), is_inline=True)
+            if known is None
+            else Step(known.function, replace(known.options, name=name))
+        )
         result: T = of.called(given, kwargs, None if is_method else self)
         return result
 

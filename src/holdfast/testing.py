@@ -261,12 +261,20 @@ def raises(kind: type[errors.HoldfastError]) -> Iterator[list[errors.HoldfastErr
 def everything(storage: Storage, owner: str) -> tuple[Any, ...]:
     """All that a storage tells about an owner, to compare before and after."""
     sessions = sorted(storage.find_sessions(owner), key=lambda info: info.session_id)
+    runs = sorted(storage.find_runs(owner), key=lambda run: run.run_id)
+    cache = storage.step_cache
     return (
         sessions,
         [storage.load(owner, info.session_id) for info in sessions],
         [storage.changes(owner, info.session_id) for info in sessions],
-        sorted(storage.find_runs(owner), key=lambda run: run.run_id),
+        runs,
+        [storage.find_steps(owner, run.session_id, run.run_id, with_results=True) for run in runs],
+        [cache.read(entry.place, entry.key) for entry in cache.find(owner)],
     )
+
+
+NOTHING: tuple[Any, ...] = ([], [], [], [], [], [])
+"""What `everything` returns for an owner of whom nothing is stored."""
 
 
 def foreign_calls(storage: Storage, owner: str, session_id: str, incarnation: str) -> dict[str, Any]:
@@ -1195,7 +1203,7 @@ class StorageConformance:
                         continue
                     assert seen in (None, (), 0), "a lease is not seen to be held, either"
                     assert everything(storage, victim) == before
-                assert everything(storage, thief) == ([], [], [], [])
+                assert everything(storage, thief) == NOTHING
             storage.delete_session(victim, "s")
 
     def test_hostile_ids_and_owners_are_kept_apart_and_exact(self, storage: Storage) -> None:

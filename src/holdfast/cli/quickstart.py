@@ -8,7 +8,6 @@ Rules that must stay true:
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,10 +17,9 @@ import click
 from holdfast import clock
 from holdfast.cli.database import db_option, writable
 from holdfast.cli.exit_status import FAILED
-from holdfast.cli.output import cost, duration, json_option, moment, note, print_json, printable
-from holdfast.display import display
+from holdfast.cli.output import cost, duration, json_option, note, print_json, printable
 from holdfast.errors import HoldfastError
-from holdfast.records import Run, RunStatus
+from holdfast.records import Savings
 from holdfast.response import RunEvent, RunResponse
 
 if TYPE_CHECKING:
@@ -88,7 +86,6 @@ class View:
     def __init__(self, *, live: bool) -> None:
         self.post = ""
         self.sources: int | None = None
-        self.from_session = False
         self._live: Any = None
         if live:
             from rich.live import Live
@@ -105,13 +102,10 @@ class View:
     def show(self, response: RunResponse) -> None:
         """Take in the next response of the run."""
         if response.event is RunEvent.step_started:
-            note("searching ...")
+            note("sources ...")
         elif response.event is RunEvent.step_completed and response.data is not None:
             self.sources = int(response.data["sources"])
-            note(f"{self.sources} sources; writing ..." if self.sources else "no sources")
-        elif response.event is RunEvent.workflow_completed:
-            self.from_session = True
-            self.post = response.content
+            note(f"{self.sources} sources; the post ..." if self.sources else "no sources")
         elif response.content is not None:
             self.post += response.content
             self._preview()
@@ -146,42 +140,37 @@ class Outcome:
     seconds: float
     sources: int | None
     post: str
+    savings: Savings
+    """What its steps cost when they were computed, as far as they were answered and not computed."""
     from_session: bool
-    paid: Run | None
-    """The run that wrote the post, when it is from the session."""
+    """Whether nobody had to be called."""
 
     @classmethod
     def of(cls, generator: BlogPostGenerator, topic: str, view: View, seconds: float) -> Outcome:
         """Put together what the run showed and what is stored."""
         storage, session_id = generator.storage, generator.session_id
         infos = storage.find_sessions("", session_id=session_id)
+        (run,) = storage.find_runs("", session_id=session_id, run_id=generator.run_id)
         return cls(
             topic=topic,
             session_id=session_id,
             where=str(getattr(storage, "where", "")),
-            run_id=generator.run_id or "",
+            run_id=run.run_id,
             version=infos[0].version if infos else None,
             seconds=seconds,
             sources=view.sources,
             post=view.post,
-            from_session=view.from_session,
-            paid=writing_run(storage.find_runs("", session_id=session_id), topic) if view.from_session else None,
+            savings=run.savings,
+            from_session=bool(run.savings.hits) and not run.usage.requests,
         )
-
-    @property
-    def saved_seconds(self) -> float | None:
-        """How much longer it took to write the post than it took to find it."""
-        if self.paid is None or self.paid.ended_at is None:
-            return None
-        return max(0.0, self.paid.ended_at - self.paid.started_at - self.seconds)
 
     def described(self) -> dict[str, Any]:
         """The outcome as JSON."""
         saved = None
-        if self.paid is not None and self.saved_seconds is not None:
-            used = self.paid.usage
+        if self.savings.hits:
+            used = self.savings.usage
             saved = {
-                "seconds": self.saved_seconds,
+                "seconds": self.savings.seconds,
                 "requests": used.requests,
                 "tokens": used.input_tokens + used.output_tokens,
                 "cost": used.cost,
@@ -210,26 +199,15 @@ class Outcome:
                 ),
                 "call it again, from any process: it will be found there",
             ]
-        found = f"from the session {self.session_id!r}, version {self.version}, in {duration(self.seconds)}"
-        if self.paid is None:
-            return [found]
-        used = self.paid.usage
+        used = self.savings.usage
         return [
-            f"{found}: nobody was called",
-            f"written by run {self.paid.run_id} at {moment(self.paid.started_at)} UTC",
             (
-                f"saved {duration(self.saved_seconds)}, {used.requests} model requests, "
+                f"from the session {self.session_id!r}, version {self.version}, in {duration(self.seconds)}: "
+                "nobody was called"
+            ),
+            (
+                f"saved {duration(self.savings.seconds)}, {used.requests} model requests, "
                 f"{used.input_tokens + used.output_tokens:,} tokens and {cost(used.cost)}"
             ),
             "another TOPIC, or another --session-id, writes a new post",
         ]
-
-
-def writing_run(runs: Iterable[Run], topic: str) -> Run | None:
-    """The newest run that wrote about a topic rather than finding it: one that called a model."""
-    for run in runs:
-        if run.status is RunStatus.completed and run.usage.requests and run.input is not None:
-            given = display(run.input)
-            if isinstance(given, dict) and given.get("topic") == topic:
-                return run
-    return None

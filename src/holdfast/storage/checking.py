@@ -63,20 +63,22 @@ def _step_findings(db: Statements, runs: Container[tuple[object, ...]]) -> Itera
             yield Finding(place, f"the record of run {row[2]!r} is missing, of which there are steps")
         try:
             step_rows.read_step(row, db.where)
-            ((result,),) = db.all("find_step_result", owner=row[0], session_id=row[1], run_id=row[2], number=row[3])
-            if result is not None:
-                step_rows.read_result(result, row[16], db.where, f"step {row[3]} of run {row[2]!r}")
+            found = db.one("find_step_result", owner=row[0], session_id=row[1], run_id=row[2], number=row[3])
+            if found is None or found[0] is not None:
+                step_rows.read_result(found and found[0], row[16], db.where, f"step {row[3]} of run {row[2]!r}")
         except CorruptData as error:
             yield Finding(place, error.facts["what"])
 
 
 def _entry_findings(db: Statements) -> Iterator[Finding]:
-    """What is wrong with the entries of the step cache, but for those of sessions of other table prefixes."""
-    wanted = {"step": None, "workflow": None, "session_id": None}
-    for row in db.all("entries_of_all_owners", **wanted, table_name=db.table, limit=NO_LIMIT):
+    """What is wrong with the entries of the step cache, which all table prefixes share."""
+    wanted = {"step": None, "workflow": None, "session_id": None, "table_name": None}
+    for row in db.all("entries_of_all_owners", **wanted, limit=NO_LIMIT):
         try:
-            whole = db.found("find_entry", row[:4])
-            step_rows.read_entry(row if whole is None else whole, db.where)
+            step_rows.read_entry(row, db.where)
+            found = db.found("find_entry", row[:4])
+            result = None if found is None else found[-1]
+            step_rows.read_result(result, row[17], db.where, f"an entry of the step cache for step {row[7]!r}")
         except CorruptData as error:
             yield Finding(_place(row[0], row[2]) if row[2] else db.where, error.facts["what"])
 

@@ -407,7 +407,7 @@ LIMIT :limit
 SELECT owner, table_name, session_id, key, scope, is_shared, workflow, step, run_id, seconds, requests, input_tokens,
        output_tokens, cost, created_at, expires_at, size, result_digest, checksum, parts, hits, used_at, NULL
 FROM holdfast_step_entry
-WHERE table_name IN ('', :table_name) AND checksum IS NOT NULL
+WHERE (CAST(:table_name AS TEXT) IS NULL OR table_name IN ('', :table_name)) AND checksum IS NOT NULL
   AND (CAST(:step AS TEXT) IS NULL OR step = :step) AND (CAST(:workflow AS TEXT) IS NULL OR workflow = :workflow)
   AND (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id)
 ORDER BY created_at DESC, key, owner

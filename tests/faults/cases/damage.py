@@ -5,22 +5,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from faults.case import Amounts, Case, Round, Workshop, dice_of
 from faults.plants import UNVERIFIED, planted
 from holdfast.errors import HoldfastError
-from holdfast.records import Claim, RunStatus
+from holdfast.records import Claim, Place, RunStatus, Savings, Usage
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.testing import Writer, adjustable_clock, make_run, rebuilt
+from holdfast.testing_steps import key_of, make_entry, make_step, put
 
 FLIPS = 50
 """In one round."""
 
 
 def make_sound(file: Path) -> None:
-    """Make a database with a small and a large session, thinned and pruned history, removed names, runs and leases."""
+    """Make a database with a small and a large session, thinned and pruned history, removed names, runs with steps,
+    leases, and entries of the step cache."""
     with closing(SqlWorkflowStorage(db_file=file, table_name="t")) as storage, adjustable_clock():
         for owner in ("", "ann"):
             writer = Writer(storage, owner, "s")
@@ -29,7 +32,12 @@ def make_sound(file: Path) -> None:
                 state: dict[str, Any] = {"same": "x" * 700, "number": number, **(large if owner else {})}
                 state |= {f"k{number % 4}": number}
                 run = make_run(owner, "s", RunStatus.running, run_id=f"r{number}", input=b"{}", output=b"1")
+                run = replace(run, attempt=2, savings=Savings(1, 2.5, Usage(1, 2, 3, 0.5)))
                 writer.commit(state, snapshot=number % 4 == 2, run=run if number % 5 == 0 else None)
+            steps = (make_step(1, result=b"x" * 900), make_step(2, patch=b"[]", within=1))
+            storage.commit(replace(writer.prepared({}), patch=None, run_id="r20", steps=steps, attempt=2))
+            storage.step_cache.claim(Place(owner), key_of("computed"), "somebody", 1e9, unless=None)
+            put(storage.step_cache, make_entry("a", Place(owner, "s"), result=b"y" * 900), ttl=1e9)
         storage.prune_session("ann", "s", 10)
         storage.claim_lease(Claim("ann", "s", "held", seconds=1e9, is_exclusive=True))
         storage.claim_lease(Claim("ann", "s", "waiting", seconds=1e9))
@@ -43,6 +51,9 @@ def everything_readable(file: Path) -> list[Any]:
             told += [storage.load(owner, "s"), rebuilt(storage.load(owner, "s"), storage)]
             told += [rebuilt(storage.load(owner, "s", at=version), storage) for version in (17, 20)]
             told.append(storage.changes(owner, "s"))
+            told.append(storage.find_steps(owner, "s", "r20", with_results=True))
+            entry = storage.step_cache.read(Place(owner, "s"), key_of("a"))
+            told.append(entry and replace(entry, hits=0, hit_at=None))  # how often it was found is not guarded
         return told
 
 

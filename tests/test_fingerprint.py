@@ -1,0 +1,745 @@
+"""An edit of a step's code changes exactly the part that was edited, and taking it back brings the part back."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import json
+import linecache
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast import Agent, Workflow, sources
+from holdfast.errors import StepKeyError
+from holdfast.fingerprint import code_parts, is_foreign
+from holdfast.methods import SelfUse, method_parts, self_use
+
+HELPERS = '''
+"""Helpers of the steps."""
+GREETING = "Hello"
+
+def slug(text):
+    return text.lower()
+
+def unused(text):
+    return text
+'''
+STEPS = '''
+import functools
+import json
+import re
+
+import helpers
+from helpers import slug as make_slug
+
+MODEL = "gpt-5-mini"
+LIMITS = [1, 2]
+limits = [1, 2]
+WORD = re.compile("[a-z]+")
+LOCK = object()
+count = 3
+OTHER = "not named by anything"
+empty = ()
+
+
+class Shape:
+    """A shape."""
+
+    sides: int = 4
+
+    def area(self, side):
+        """The area."""
+        return side * side
+
+
+@functools.lru_cache
+def cached(text):
+    return text.title()
+
+
+def bare(text):
+    return json.dumps(text)
+
+
+def loud(function):
+    @functools.wraps(function)
+    def inner(*args):
+        return function(*args) * 1
+    return inner
+
+
+@loud
+def wrapped(text):
+    return text + "!"
+
+
+def outline(topic, length=count, *, style="plain"):
+    """Make an outline."""
+    # The first line.
+    lines = [bare(part) for part in WORD.findall(topic)]
+    def inner():
+        return helpers.slug(helpers.GREETING + make_slug(topic))
+    return MODEL, LIMITS, limits, LOCK, empty, lines, inner(), Shape().area(1), cached(topic), wrapped(topic), outline
+'''
+LABELS = {
+    *("code of `outline`", "code of helper `bare`", "code of helper `cached`", "code of helper `make_slug`"),
+    *("code of helper `helpers.slug`", "code of helper `Shape`", "code of helper `wrapped`"),
+    *("constant `MODEL`", "constant `LIMITS`", "constant `WORD`", "constant `helpers.GREETING`", "constant `empty`"),
+    *("default of `length`", "default of `style`"),
+}
+SCRIPT = """
+import json, steps
+from holdfast.fingerprint import code_parts
+print(json.dumps({label: digest.hex() for label, digest in code_parts(steps.outline).items()}))
+"""
+
+
+class Project:
+    """A folder with two modules that are edited, and read by a new process each time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.texts = {"steps": STEPS, "helpers": HELPERS}
+        self.write()
+
+    def write(self) -> None:
+        for name, text in self.texts.items():
+            (self.folder / f"{name}.py").write_text(text, encoding="utf-8")
+
+    def parts(self) -> dict[str, str]:
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "random"}
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT], cwd=self.folder, env=environment, capture_output=True, text=True, check=True
+        )
+        found: dict[str, str] = json.loads(done.stdout)
+        return found
+
+    def changed_by(self, old: str, new: str, before: dict[str, str], module: str = "steps") -> set[str]:
+        """The labels of the parts that differ, appear or go when the text is edited; the edit is taken back."""
+        kept = self.texts[module]
+        assert kept.count(old) == 1, old
+        self.texts[module] = kept.replace(old, new)
+        self.write()
+        after = self.parts()
+        self.texts[module] = kept
+        self.write()
+        return {label for label in before.keys() | after.keys() if before.get(label) != after.get(label)}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def before(project: Project) -> dict[str, str]:
+    return project.parts()
+
+
+def test_the_parts_are_what_the_code_names(before: dict[str, str]) -> None:
+    assert set(before) == LABELS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("    # The first line.\n", "    # Another comment.\n\n\n", set()),
+        ('    """Make an outline."""\n', '    """Other words,\n    and more."""\n', set()),
+        (
+            "lines = [bare(part) for part in WORD.findall(topic)]",
+            "lines = [\n bare( part )\n  for part in WORD.findall(topic)]",
+            set(),
+        ),
+        (
+            "    def inner():\n        return helpers",
+            '    def inner():\n        """Inner."""\n        return helpers',
+            set(),
+        ),
+        ("    return json.dumps(text)", "    # As JSON.\n    return (json.dumps(text))", set()),
+        ("\n\ndef bare(text):", "\n\nimport os\n\n\ndef bare(text):", set()),
+        ('    """A shape."""\n', "", set()),
+        ('OTHER = "not named', 'OTHER = "still not named', set()),
+        ("limits = [1, 2]\nWORD", "limits = [1, 3]\nWORD", set()),
+        ("return MODEL, LIMITS", "return LIMITS, MODEL", {"code of `outline`"}),
+        ('MODEL = "gpt-5-mini"', 'MODEL = "gpt-5"', {"constant `MODEL`"}),
+        ("LIMITS = [1, 2]", "LIMITS = [1, 2.0]", {"constant `LIMITS`"}),
+        ('WORD = re.compile("[a-z]+")', 'WORD = re.compile("[a-z]*")', {"constant `WORD`"}),
+        ("count = 3", "count = 4", {"default of `length`"}),
+        ('style="plain"', 'style="bold"', {"code of `outline`", "default of `style`"}),
+        ("return json.dumps(text)", "return json.dumps([text])", {"code of helper `bare`"}),
+        ("return text.title()", "return text.upper()", {"code of helper `cached`"}),
+        ("return side * side", "return side + side", {"code of helper `Shape`"}),
+        ("sides: int = 4", "sides: int = 5", {"code of helper `Shape`"}),
+        ('return text + "!"', 'return text + "?"', {"code of helper `wrapped`"}),
+        ("return function(*args) * 1", "return function(*args) * 2", {"code of helper `wrapped`"}),
+    ],
+)
+def test_an_edit_changes_exactly_the_part_that_was_edited(
+    project: Project, before: dict[str, str], old: str, new: str, changed: set[str]
+) -> None:
+    assert project.changed_by(old, new, before) == changed
+
+
+def test_an_edit_of_another_module_of_the_user_changes_what_is_named_there(
+    project: Project, before: dict[str, str]
+) -> None:
+    slugs = {"code of helper `helpers.slug`", "code of helper `make_slug`"}
+    assert project.changed_by("text.lower()", "text.upper()", before, "helpers") == slugs
+    assert project.changed_by('"Hello"', '"Hi"', before, "helpers") == {"constant `helpers.GREETING`"}
+    assert project.changed_by("unused(text):\n    return", "unused(text):\n    yield", before, "helpers") == set()
+
+
+def test_an_edit_that_is_taken_back_brings_every_part_back(project: Project, before: dict[str, str]) -> None:
+    assert project.changed_by("return MODEL", "return 1, MODEL", before)
+    assert project.parts() == before
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Makes a module of text, or the same module of other text."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def make(text: str, name: str = "made") -> Any:
+        path = tmp_path / f"{name}.py"
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        importlib.invalidate_caches()
+        sys.modules.pop(name, None)
+        return importlib.import_module(name)
+
+    yield make
+    sys.modules.pop("made", None)
+
+
+def test_a_file_that_was_edited_after_it_was_imported_says_nothing_about_the_code_that_runs(
+    module: Callable[..., Any],
+) -> None:
+    old = module("def step(x):\n    return x + 1\n")
+    Path(old.__file__).write_text("def step(x):\n    return x + 2\n", encoding="utf-8")
+    stale = code_parts(old.step)
+    new = module("def step(x):\n    return x + 2\n")
+    assert stale != code_parts(new.step)
+    Path(new.__file__).write_text("def step(x:\n", encoding="utf-8")
+    broken = module("def step(x):\n    return x + 2\n\n# more\n")
+    assert code_parts(broken.step) == code_parts(new.step)
+
+
+def test_a_file_that_does_not_compile_any_more_leaves_the_bytecode(module: Callable[..., Any]) -> None:
+    made = module("def step(x):\n    return x + 1\n")
+    Path(made.__file__).write_text("def step(x:\n", encoding="utf-8")
+    assert set(code_parts(made.step)) == {"code of `step`"}
+
+
+def test_a_comment_above_that_was_added_since_changes_nothing(module: Callable[..., Any]) -> None:
+    text = "def step(x):\n    return x + 1\n"
+    expected = code_parts(module(text).step)
+    made = module(text)
+    Path(made.__file__).write_text(f"# more\n\n{text}", encoding="utf-8")
+    assert code_parts(made.step) == expected
+
+
+def test_what_is_assigned_in_the_process_is_seen_by_the_next_call(module: Callable[..., Any]) -> None:
+    made = module("LIMIT = [1]\nname = 'x'\ndef help():\n    return 1\ndef step():\n    return LIMIT, help(), name\n")
+    first = code_parts(made.step)
+    made.LIMIT.append(2)
+    second = code_parts(made.step)
+    assert {label for label in first if first[label] != second[label]} == {"constant `LIMIT`"}
+    made.LIMIT.pop()
+    made.help = lambda: 2
+    assert {label for label in first if first[label] != code_parts(made.step)[label]} == {"code of helper `help`"}
+    made.name = object()
+    assert "constant `name`" not in code_parts(made.step)
+
+
+def test_asking_again_does_not_read_or_parse_again(module: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = module("class Help:\n    def x(self):\n        return 1\ndef step():\n    return Help()\n")
+    first = code_parts(made.step)
+
+    def forbidden(*_: Any) -> Any:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(linecache, "getlines", forbidden)
+    monkeypatch.setattr(sources.ast, "unparse", forbidden)
+    assert code_parts(made.step) == first
+
+
+def test_what_is_known_of_a_code_object_goes_with_it(module: Callable[..., Any]) -> None:
+    made = module("def step():\n    return 1\n")
+    code_parts(made.step)
+    code = made.step.__code__
+    place = id(code)
+    assert place in sources.code_digest._known
+    del made.step, code
+    made.__dict__.clear()
+    assert place not in sources.code_digest._known
+
+
+def from_text(text: str, /, **scope: Any) -> Any:
+    """A function without source."""
+    space: dict[str, Any] = {"__name__": "made_up", **scope}
+    exec(textwrap.dedent(text), space)
+    return space["step"]
+
+
+def test_code_without_source_counts_by_its_bytecode_constants_and_names() -> None:
+    texts = [
+        *("def step(x): return x + 1", "def step(x): return x + 2", "def step(x): return x - 1"),
+        *("def step(x): return x.a", "def step(x): return x.b", "def step(x): return [y + 1 for y in x]"),
+        *("def step(x): return [y + 2 for y in x]", "def step(x): yield x", "async def step(x): return x"),
+        *("def step(x): return 1", "def step(x): return True", "def step(x): return 1.0", "def step(*x): return 1"),
+    ]
+    found = [code_parts(from_text(text))["code of `step`"] for text in texts]
+    assert len(set(found)) == len(texts)
+    assert found == [code_parts(from_text(f"# a comment\n\n{text}"))["code of `step`"] for text in texts]
+    names = code_parts(from_text("def step(): return LIMIT, slug(1)", LIMIT=1, slug=from_text("def step(x): return x")))
+    assert set(names) == {"code of `step`", "constant `LIMIT`", "code of helper `slug`"}
+
+
+def test_a_program_given_on_the_command_line_has_the_same_parts_with_every_hash_seed() -> None:
+    code = (
+        "from holdfast.fingerprint import code_parts\n"
+        "def step(x): return x in {'a', 'b', 'c', 'd'}, [y for y in x]\n"
+        "print(sorted(code_parts(step).items()))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(found) == 1
+
+
+def test_a_lambda_counts_by_its_own_expression(module: Callable[..., Any]) -> None:
+    made = module("def other(): pass\nstep = lambda x: x + 1\na, b = lambda x: x + 1, lambda x: x + 2\n")
+    step, a, b = (code_parts(found) for found in (made.step, made.a, made.b))
+    again = module("# moved\n\n\nstep = lambda x: (x +\n    1)  # and more\n")
+    assert step == code_parts(again.step)
+    assert a != b
+    assert a != step, "one of two lambdas in a line counts by its bytecode"
+
+
+def test_decorators_of_a_step_do_not_count(module: Callable[..., Any]) -> None:
+    one = module("def keep(f):\n    return f\n@keep\ndef step(x):\n    return x\n")
+    other = module("def keep(f):\n    return f\n@keep\n@keep\ndef step(x):\n    return x\n")
+    assert code_parts(one.step) == code_parts(other.step)
+
+
+def closing(value: Any) -> Callable[[], Any]:
+    def step() -> Any:
+        return value
+
+    return step
+
+
+def test_variables_of_the_closure_count_by_their_values() -> None:
+    assert set(code_parts(closing(1))) == {"code of `step`", "variable `value`"}
+    values = [1, 2, True, "1", [1], {"a": 1}, len, json.dumps, json.loads, int, closing(1), closing(2)]
+    values += [lambda: 1, lambda: 2, functools.partial(pow, 2), functools.partial(pow, 3), "x".join, "y".join]
+    assert len({code_parts(closing(value))["variable `value`"] for value in values}) == len(values)
+    assert code_parts(closing([1])) == code_parts(closing([1]))
+
+
+def test_what_the_closure_holds_and_nobody_can_identify_is_an_error() -> None:
+    with pytest.raises(StepKeyError, match="variable `value` of step 'write' is of type lock, which has no identity"):
+        code_parts(closing(threading.Lock()), step="write")
+    with pytest.raises(StepKeyError, match=r"(?s)variable `value`\['x'\] of step 'step' .*\nPass it to the step as an"):
+        code_parts(closing({"x": object()}))
+    with pytest.raises(StepKeyError, match="variable `value`"):
+        code_parts(closing(closing(object())))
+    with pytest.raises(StepKeyError, match="variable `self`"):
+        code_parts(threading.Lock().acquire)
+
+
+class Notes(Workflow):
+    topic = "tides"
+
+    def run(self) -> Any:
+        def step() -> Any:
+            return self.topic
+
+        return step
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def test_the_workflow_itself_is_no_variable() -> None:
+    notes = Notes()
+    step = Notes.run.__wrapped__(notes) if hasattr(Notes.run, "__wrapped__") else closing(notes)
+    assert set(code_parts(step)) == {"code of `step`"}
+    assert set(code_parts(closing(notes))) == {"code of `step`"}
+    assert code_parts(notes.write) == code_parts(Notes.write)
+    assert set(code_parts(closing(notes.write))) == {"code of `step`", "variable `value`"}
+
+
+def test_a_variable_that_has_no_value_yet_and_a_module_are_no_variables() -> None:
+    def outer() -> Any:
+        def step() -> Any:
+            return late, json.dumps, types
+
+        if not closing:
+            late = 1
+        return step
+
+    def with_module() -> Any:
+        import sys as system
+
+        def step() -> Any:
+            return system.path
+
+        return step
+
+    assert set(code_parts(outer())) == {"code of `step`"}
+    assert set(code_parts(with_module())) == {"code of `step`"}
+
+
+def test_a_function_that_closes_over_itself_ends() -> None:
+    def outer(limit: int) -> Any:
+        def step(n: int) -> int:
+            return step(n - 1) if n > limit else 0
+
+        return step
+
+    assert code_parts(outer(1)) != code_parts(outer(2))
+    assert set(code_parts(outer(1))) == {"code of `step`", "variable `step`", "variable `limit`"}
+
+
+class Adder:
+    def __init__(self, key: int) -> None:
+        self.key = key
+
+    def __cache_key__(self) -> int:
+        return self.key
+
+    def __call__(self, x: int) -> int:
+        return x + self.key
+
+    def add(self, x: int) -> int:
+        return x + self.key
+
+    @classmethod
+    def made(cls, x: int) -> int:
+        return x
+
+
+def test_callables_of_every_kind_have_parts() -> None:
+    callables: list[Callable[..., Any]] = [
+        *(Adder(1), Adder(2), Adder(1).add, Adder(2).add, Adder.made, Adder, len, json.dumps, "a".join, "b".join),
+        *(functools.partial(Adder(1).add, 1), functools.partial(Adder(1).add, 2), functools.lru_cache(closing(1))),
+        *(contextlib.contextmanager(closing(1)), contextlib.contextmanager(closing(2)), dict, int),
+    ]
+    found = [code_parts(value) for value in callables]
+    assert all(found)
+    assert len({tuple(sorted(parts.items())) for parts in found}) == len(callables)
+    assert found == [code_parts(value) for value in callables]
+
+
+def test_uses_brings_helpers_of_helpers_with_what_they_name(module: Callable[..., Any]) -> None:
+    made = module(
+        """
+        DEEP = 1
+        def deeper():
+            return DEEP
+        def deep():
+            return deeper()
+        def helper():
+            return deep()
+        def step():
+            return helper()
+        """
+    )
+    assert set(code_parts(made.step)) == {"code of `step`", "code of helper `helper`"}
+    used = code_parts(made.step, [made.deep, int])
+    assert used.keys() - code_parts(made.step).keys() == {
+        "code of helper `deep`",
+        "code of helper `deeper`",
+        "code of helper `int`",
+    }
+    made.deeper = lambda: 2
+    after = code_parts(made.step, [made.deep, int])
+    assert {label for label in used if used[label] != after[label]} == {"code of helper `deeper`"}
+
+
+def test_what_is_special_is_given_the_parts_that_the_caller_says() -> None:
+    def special(name: str, value: Any) -> dict[str, bytes] | None:
+        return {f"agent `{name}`": b"1"} if isinstance(value, Agent) else None
+
+    step = from_text("def step(): return writer, other", writer=Agent("offline"), other=1)
+    assert set(code_parts(step, special=special)) == {"code of `step`", "agent `writer`", "constant `other`"}
+    assert set(code_parts(closing(Agent("offline")), special=special)) == {"code of `step`", "agent `value`"}
+
+
+def test_helpers_that_are_bound_to_something_count_with_it() -> None:
+    helpers = [
+        *(Adder(1).add, Adder(2).add, functools.partial(pow, 2), functools.partial(pow, 3)),
+        *(functools.partial(closing(1), x=1), functools.partial(closing(1), x=2), functools.partial(closing(2), x=2)),
+        *(functools.lru_cache(closing(1)), functools.lru_cache(closing(2))),
+    ]
+    found = [code_parts(from_text("def step(): return helper()", helper=helper)) for helper in helpers]
+    assert all(set(parts) == {"code of `step`", "code of helper `helper`"} for parts in found)
+    assert len({parts["code of helper `helper`"] for parts in found}) == len(helpers)
+    agent = Agent("offline", name="writer")
+    found_special = code_parts(
+        from_text("def step(): return ask('x')", ask=agent.run),
+        special=lambda name, value: {f"agent behind `{name}`": b"1"} if value is agent else None,
+    )
+    assert set(found_special) == {"code of `step`", "agent behind `ask`"}
+
+
+def test_what_constants_count() -> None:
+    from dataclasses import dataclass
+
+    from pydantic import BaseModel, ConfigDict
+
+    @dataclass(frozen=True)
+    class Frozen:
+        x: int = 1
+
+    @dataclass
+    class Mutable:
+        x: int = 1
+
+    class Fixed(BaseModel):
+        model_config = ConfigDict(frozen=True)
+        x: int = 1
+
+    scope = {
+        "number": 1,
+        "text": "x",
+        "nested": (1, (2,)),
+        "frozen": Frozen(),
+        "fixed": Fixed(),
+        "SET": {1},
+        "MUTABLE": Mutable(),
+        "mutable": Mutable(),
+        "a_list": [],
+        "mixed": ([],),
+        "CLIENT": object(),
+    }
+    step = from_text(f"def step(): return {', '.join(scope)}, __name__, missing, len", **scope)
+    counted = ("number", "text", "nested", "frozen", "fixed", "SET", "MUTABLE")
+    assert set(code_parts(step)) == {"code of `step`", *(f"constant `{name}`" for name in counted)}
+
+
+def test_a_class_without_source_counts_by_its_methods_and_values() -> None:
+    texts = [
+        *("x = 1", "x = 2", "x: int = 1", "x: float = 1", "y = 1", "def f(self): return 1", "def f(self): return 2"),
+        *("f = property(lambda self: 1)", "f = property(lambda self: 2)", "f = staticmethod(lambda: 1)"),
+    ]
+
+    def parts(body: str) -> bytes:
+        return code_parts(from_text(f"class Shape:\n    {body}\ndef step(): return Shape"))["code of helper `Shape`"]
+
+    assert len({parts(text) for text in texts}) == len(texts)
+    assert [parts(text) for text in texts] == [parts(text) for text in texts]
+
+
+def test_enums_and_models_of_the_user_count_as_code(module: Callable[..., Any]) -> None:
+    text = """
+        import enum
+        from pydantic import BaseModel
+        class Kind(enum.Enum):
+            A = 1
+        class Outline(BaseModel):
+            title: str
+            size: int = 3
+        def step():
+            return Kind, Outline
+        """
+    first = code_parts(module(text).step)
+    assert set(first) == {"code of `step`", "code of helper `Kind`", "code of helper `Outline`"}
+    for old, new, label in (("A = 1", "A = 2", "Kind"), ("size: int = 3", "size: int = 4", "Outline")):
+        after = code_parts(module(text.replace(old, new)).step)
+        assert {name for name in first if first[name] != after[name]} == {f"code of helper `{label}`"}
+
+
+def test_what_is_not_the_users_own_is_foreign() -> None:
+    assert is_foreign("pydantic", importlib.import_module("pydantic").__file__)
+    assert is_foreign("json", json.__file__)
+    assert is_foreign("made", "/usr/lib/python3/dist-packages/made.py")
+    assert is_foreign("zipimport", "<frozen zipimport>")
+    assert not is_foreign("test_fingerprint", __file__)
+    assert not is_foreign("made_up", "<string>")
+    assert not is_foreign("__main__", None)
+
+
+class Writer:
+    tone = "plain"
+
+    def __init__(self) -> None:
+        self.model = "m"
+
+    def plain(self, topic: str) -> Any:
+        return self.writer.run(self.title(topic)), [self.limit for _ in topic], self.shape
+
+    def title(self, topic: str) -> str:
+        return self.helper(topic) + self.tone
+
+    def helper(self, topic: str) -> str:
+        return SUFFIX + topic + self.session_state["x"]  # type: ignore[attr-defined]
+
+    @property
+    def shape(self) -> Any:
+        return self.deep
+
+    @functools.cached_property
+    def limit(self) -> int:
+        return 1
+
+    @staticmethod
+    def fixed(text: str) -> str:
+        return text.upper()
+
+    def uses_static(self) -> str:
+        return self.fixed("x")
+
+    def stores(me) -> None:
+        me.count = 1
+        me.total += 1
+        del me.old
+
+    def passes(self) -> Any:
+        return str(self)
+
+    def assigns(self) -> Any:
+        other = self
+        return other.x
+
+    def closes(self) -> Any:
+        def inner() -> Any:
+            return self.inner
+
+        return inner, lambda: self.other, lambda self: self.not_ours
+
+    def default(self) -> Any:
+        def inner(self: Any = self, *, other: Any = None) -> Any:
+            return self.hidden
+
+        return inner
+
+    def calls_super(self) -> Any:
+        return super().__init__()
+
+    def decorated(self) -> Any:
+        @functools.wraps(self.wrap)
+        def inner(self: Any) -> Any:
+            return self.hidden
+
+        return inner
+
+    def nothing(self) -> None:
+        pass
+
+    def rest(*args: Any) -> Any:
+        return args[0]
+
+    def loop(self) -> Any:
+        return self.loop_back()
+
+    def loop_back(self) -> Any:
+        return self.loop()
+
+    writer: Any
+    deep: Any
+    wrap: Any
+
+
+SUFFIX = "!"
+
+
+@pytest.mark.parametrize(
+    ("method", "use"),
+    [
+        (Writer.plain, SelfUse(frozenset({"writer", "title", "limit", "shape"}), frozenset({"title"}))),
+        (Writer.stores, SelfUse(frozenset({"total"}), frozenset(), frozenset({"count", "total", "old"}))),
+        (Writer.passes, SelfUse(escapes=True)),
+        (Writer.assigns, SelfUse(escapes=True)),
+        (Writer.closes, SelfUse(frozenset({"inner", "other"}))),
+        (Writer.default, SelfUse(escapes=True)),
+        (Writer.calls_super, SelfUse(escapes=True)),
+        (Writer.decorated, SelfUse(frozenset({"wrap"}))),
+        (Writer.nothing, SelfUse()),
+        (Writer.rest, SelfUse(escapes=True)),
+        (lambda: 1, SelfUse()),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_how_a_method_uses_its_object_is_read_off_its_text(method: Callable[..., Any], use: SelfUse) -> None:
+    assert self_use(method) == use
+
+
+def test_a_method_without_source_uses_its_object_in_a_way_that_nobody_can_tell() -> None:
+    assert self_use(from_text("def step(self): return self.x")) == SelfUse(escapes=True)
+    assert self_use(from_text("def step(self): return lambda: self")) == SelfUse(escapes=True)
+    assert self_use(from_text("def step(self, x): return x, lambda: x")) == SelfUse()
+
+
+def test_methods_that_a_method_calls_count_as_code_and_their_attributes_too() -> None:
+    found = method_parts(Writer, Writer.plain)
+    assert set(found.parts) == {
+        "code of `plain`",
+        *(f"code of `self.{name}`" for name in ("title", "helper", "shape", "limit")),
+        "constant `SUFFIX`",
+    }
+    assert found.reads == {"writer", "tone", "session_state", "deep"}
+    assert (found.writes, found.escapes) == (frozenset(), False)
+
+
+def test_static_methods_are_followed_but_have_no_object() -> None:
+    found = method_parts(Writer, Writer.uses_static)
+    assert set(found.parts) == {"code of `uses_static`", "code of `self.fixed`"}
+    assert (found.reads, found.escapes) == (frozenset(), False)
+
+
+def test_methods_that_call_each_other_end() -> None:
+    assert set(method_parts(Writer, Writer.loop).parts) >= {"code of `loop`", "code of `self.loop_back`"}
+
+
+def test_methods_of_holdfast_are_told_by_name() -> None:
+    def step(self: Any) -> Any:
+        return self.write_to_storage(), self.session_state, self.write("x")
+
+    found = method_parts(Notes, step)
+    assert found.reads == {"write_to_storage", "session_state"}
+    assert set(found.parts) == {"code of `step`", "code of `self.write`"}
+
+
+def test_a_subclass_that_overrides_a_method_has_its_code() -> None:
+    class Sub(Writer):
+        def title(self, topic: str) -> str:
+            return topic
+
+    base, sub = method_parts(Writer, Writer.plain), method_parts(Sub, Sub.plain)
+    assert base.parts["code of `self.title`"] != sub.parts["code of `self.title`"]
+    assert sub.reads == {"writer", "deep"}
+
+
+def test_constants_of_two_modules_that_are_named_alike_both_count(module: Callable[..., Any]) -> None:
+    text = "SUFFIX = {}\nclass Base:\n    def base(self):\n        return SUFFIX\n"
+
+    def parts(value: int) -> bytes:
+        base = module(text.format(value)).Base
+
+        class Both(base):  # type: ignore[misc, valid-type]
+            def step(self) -> Any:
+                return SUFFIX, self.base()
+
+        return method_parts(Both, Both.step).parts["constant `SUFFIX`"]
+
+    assert parts(1) != parts(2)
+    assert parts(1) == parts(1)

@@ -1,0 +1,784 @@
+"""Going on with runs that failed, were cancelled or were killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import postgres
+from holdfast import Agent, RunResponse, step
+from holdfast.errors import (
+    InvalidInput,
+    RunNotFound,
+    RunNotResumable,
+    RunTakenOver,
+    StateConflict,
+    StepKeyError,
+    StepStateError,
+)
+from holdfast.records import RunStatus
+from holdfast.run_steps import StepWarning
+from holdfast.storage.base import Storage
+from holdfast.storage.memory import MemoryStorage
+from holdfast.storage.sql import SqlWorkflowStorage
+from holdfast.workflow import Workflow
+
+
+class Broken(Exception):
+    """What the tests let runs fail with."""
+
+
+done: list[Any] = []
+broken: set[Any] = set()
+
+
+@pytest.fixture(autouse=True)
+def nothing_done() -> None:
+    done.clear()
+    broken.clear()
+
+
+def do(what: Any) -> Any:
+    """Do some work that counts; it fails while it is broken."""
+    if what in broken:
+        raise Broken(what)
+    done.append(what)
+    return what
+
+
+def stored(storage: Storage, session_id: str = "s") -> dict[Any, Any]:
+    return dict(Workflow(session_id=session_id, storage=storage).session_state)
+
+
+def failed(workflow: Workflow, *args: Any, **kwargs: Any) -> str:
+    """Run a workflow that fails, and return the id of the run."""
+    with pytest.raises(Broken):
+        response = workflow.run(*args, **kwargs)
+        if isinstance(response, Iterator):
+            list(response)
+    assert workflow.run_id is not None
+    return workflow.run_id
+
+
+class Counting(Workflow):
+    def run(self) -> Any:
+        self.session_state["n"] = self.session_state.get("n", 0) + 1
+        return [self.a(), self.b()]
+
+    @step
+    def a(self) -> str:
+        self.session_state.setdefault("steps", []).append("a")
+        return do("a")
+
+    @step
+    def b(self) -> str:
+        self.session_state.setdefault("steps", []).append("b")
+        return do("b")
+
+
+def test_what_a_run_did_before_it_failed_counts_once(storage: Storage) -> None:
+    broken.add("b")
+    run_id = failed(Counting(session_id="s", storage=storage))
+    assert stored(storage) == {"n": 1, "steps": ["a", "b"]}
+    broken.clear()
+    again = Counting(session_id="s", storage=storage)
+    assert again.resume(run_id).content == ["a", "b"]
+    assert again.run_id == run_id
+    assert again.session_state == stored(storage) == {"n": 1, "steps": ["a", "b"]}
+    assert done == ["a", "b"]
+    (run,) = storage.find_runs("")
+    assert (run.status, run.attempt, run.error, run.savings.hits) == (RunStatus.completed, 2, None, 1)
+    assert storage.check() == ()
+
+
+def test_a_run_can_fail_and_be_resumed_again_and_again(storage: Storage) -> None:
+    broken.update(("a", "b"))
+    run_id = failed(Counting(session_id="s", storage=storage))
+    for fixed in ("a", None, "b"):
+        broken.discard(fixed)
+        workflow = Counting(session_id="s", storage=storage)
+        if broken:
+            with pytest.raises(Broken):
+                workflow.resume(run_id)
+        else:
+            assert workflow.resume(run_id).content == ["a", "b"]
+    assert stored(storage) == {"n": 1, "steps": ["a", "b"]}
+    assert done == ["a", "b"]
+    assert storage.find_runs("")[0].attempt == 4
+
+
+def test_the_object_that_failed_can_resume_itself(storage: Storage) -> None:
+    workflow = Counting(session_id="s", storage=storage)
+    broken.add("b")
+    run_id = failed(workflow)
+    state = workflow.session_state
+    broken.clear()
+    workflow.resume(run_id)
+    assert workflow.session_state is state
+    assert state == {"n": 1, "steps": ["a", "b"]}
+
+
+def test_what_is_not_there_cannot_be_resumed(storage: Storage) -> None:
+    with pytest.raises(RunNotFound):
+        Counting(session_id="s", storage=storage).resume("unknown")
+    broken.add("b")
+    run_id = failed(Counting(session_id="s", storage=storage))
+    with pytest.raises(RunNotFound):
+        Counting(session_id="another", storage=storage).resume(run_id)
+    with pytest.raises(RunNotFound):
+        Counting(session_id="s", user_id="bob", storage=storage).resume(run_id)
+    with pytest.raises(InvalidInput):
+        Counting(session_id="s", storage=storage).resume(None)  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_going_on_is_not_resumed(storage: Storage) -> None:
+    class Going(Workflow):
+        def run(self) -> Iterator[int]:
+            self.session_state["n"] = 1
+            self.write_to_storage()
+            yield 1
+            yield 2
+
+    first = Going(session_id="s", storage=storage)
+    with closing(first.run()) as responses:
+        next(responses)
+        assert first.run_id is not None
+        with pytest.raises(RunNotResumable, match="still running"):
+            Going(session_id="s", storage=storage).resume(first.run_id)
+    assert Going(session_id="s", storage=storage).resume(first.run_id) is not None  # it was cancelled by closing it
+
+
+# -- forms ------------------------------------------------------------------------------------------------------------
+
+
+class Streaming(Workflow):
+    @step
+    def write(self, topic: str) -> Iterator[RunResponse]:
+        for piece in ("Hold", "fast", topic):
+            yield RunResponse(content=do(piece))
+
+    def run(self, topic: str, *more: str, last: str = "!") -> Iterator[Any]:
+        yield from self.write(topic)
+        yield do(last)
+
+
+def test_the_stream_of_a_finished_step_is_handed_out_again(storage: Storage) -> None:
+    broken.add("?")
+    workflow = Streaming(session_id="s", storage=storage)
+    run_id = failed(workflow, "about", "x", "y", last="?")
+    broken.clear()
+    responses = list(Streaming(session_id="s", storage=storage).resume(run_id))
+    assert [(response.content, response.cached) for response in responses] == [
+        ("Hold", True),
+        ("fast", True),
+        ("about", True),
+        ("?", False),
+    ]
+    assert done == ["Hold", "fast", "about", "?"]
+
+
+def test_a_stream_that_broke_off_is_begun_anew(storage: Storage) -> None:
+    broken.add("about")
+    run_id = failed(Streaming(session_id="s", storage=storage), "about")
+    broken.clear()
+    assert len(list(Streaming(session_id="s", storage=storage).resume(run_id))) == 4
+    assert done == ["Hold", "fast", "Hold", "fast", "about", "!"]
+
+
+def test_resuming_what_has_completed_gives_what_was_recorded(storage: Storage) -> None:
+    class Awaited(Workflow):
+        async def run(self) -> Any:
+            return do("awaited")
+
+    class AsyncStreaming(Workflow):
+        async def run(self) -> AsyncIterator[Any]:
+            yield do("a")
+            yield do("b")
+
+    async def all_of(responses: Any) -> list[Any]:
+        return [response.content async for response in responses]
+
+    plain = Counting(session_id="1", storage=storage)
+    plain.run()
+    streaming = Streaming(session_id="2", storage=storage)
+    list(streaming.run("about"))
+    awaited = Awaited(session_id="3", storage=storage)
+    asyncio.run(awaited.run())
+    streamed = AsyncStreaming(session_id="4", storage=storage)
+    asyncio.run(all_of(streamed.run()))
+    ids = [str(workflow.run_id) for workflow in (plain, streaming, awaited, streamed)]
+    before = list(done)
+    response = plain.resume(ids[0])
+    assert (response.content, response.cached, response.event) == (["a", "b"], True, "WorkflowCompleted")
+    assert [response.content for response in streaming.resume(ids[1])] == ["Holdfastabout!"]
+    assert asyncio.run(awaited.resume(ids[2])).content == "awaited"
+    assert asyncio.run(all_of(streamed.resume(ids[3]))) == ["ab"]
+    assert done == before
+
+
+def test_an_async_run_is_resumed(storage: Storage) -> None:
+    class Awaited(Workflow):
+        @step
+        async def fetch(self, n: int) -> int:
+            await asyncio.sleep(0)
+            self.session_state.setdefault("fetched", []).append(n)
+            return do(n)
+
+        async def run(self) -> Any:
+            return [await self.fetch(1), await self.fetch(2)]
+
+    broken.add(2)
+    workflow = Awaited(session_id="s", storage=storage)
+    with pytest.raises(Broken):
+        asyncio.run(workflow.run())
+    broken.clear()
+    assert asyncio.run(Awaited(session_id="s", storage=storage).resume(str(workflow.run_id))).content == [1, 2]
+    assert done == [1, 2]
+    assert stored(storage) == {"fetched": [1, 2]}
+
+
+# -- which record answers which call ----------------------------------------------------------------------------------
+
+
+class Fanning(Workflow):
+    @step
+    def fetch(self, url: str) -> str:
+        return str(do(url))
+
+    def run(self, *, at_once: bool) -> Any:
+        urls = list(order)
+        calls = [partial(self.fetch, url) for url in urls]
+        fetched = self.parallel(*calls) if at_once else [call() for call in calls]
+        assert fetched == urls
+        return do("end")
+
+
+order: list[str] = []
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_fan_out_of_forty_of_which_one_changed_finds_the_other_thirty_nine_in_any_order(
+    storage: Storage, at_once: bool
+) -> None:
+    broken.add("end")
+    order[:] = [f"https://example.org/{n}" for n in range(40)]
+    run_id = failed(Fanning(session_id="s", storage=storage), at_once=at_once)
+    assert len(done) == 40
+    done.clear()
+    broken.clear()
+    order[7] = "https://example.org/changed"
+    random.Random(1).shuffle(order)
+    with pytest.warns(StepWarning, match=r"did not ask for 1 of its recorded steps \(fetch\)"):
+        Fanning(session_id="s", storage=storage).resume(run_id)
+    assert done == ["https://example.org/changed", "end"]
+    assert storage.find_runs("")[0].savings.hits == 39
+
+
+def test_identical_polls_stay_distinct(storage: Storage) -> None:
+    class Polling(Workflow):
+        @step
+        def poll(self) -> int:
+            done.append("poll")
+            return len(done)
+
+        def run(self) -> Any:
+            polled = [self.poll() for _ in range(5)]
+            do("end")
+            return polled
+
+    broken.add("end")
+    run_id = failed(Polling(session_id="s", storage=storage))
+    broken.clear()
+    assert Polling(session_id="s", storage=storage).resume(run_id).content == [1, 2, 3, 4, 5]
+
+
+def test_the_code_of_a_step_of_the_run_does_not_count(storage: Storage) -> None:
+    def blog(paid: Callable[[str], str], fixed: bool) -> Workflow:
+        class Blog(Workflow):
+            @step
+            def search(self, topic: str) -> str:
+                return paid(topic)
+
+            def run(self, topic: str) -> str:
+                return self.search(topic) + ("" if fixed else do("bug"))
+
+        return Blog(session_id="s", storage=storage)
+
+    broken.add("bug")
+    run_id = failed(blog(lambda topic: topic.upper(), fixed=False), "a")
+    assert blog(lambda topic: "another", fixed=True).resume(run_id).content == "A"
+
+
+def test_what_a_lambda_takes_from_around_it_tells_its_calls_apart(storage: Storage) -> None:
+    class Inline(Workflow):
+        def run(self, urls: list[str]) -> Any:
+            fetched = []
+            for url in reversed(urls) if "fixed" in done else urls:
+                fetched.append(self.step("fetch", lambda url=url: url.upper()))
+                fetched.append(self.step("count", lambda: len(url)))  # noqa: B023
+            do("end")
+            return fetched
+
+    broken.add("end")
+    run_id = failed(Inline(session_id="s", storage=storage), ["a", "bb"])
+    broken.clear()
+    done.append("fixed")
+    assert Inline(session_id="s", storage=storage).resume(run_id).content == ["BB", 2, "A", 1]
+    assert storage.find_runs("")[0].savings.hits == 4
+    handle = object()
+    with pytest.raises(StepKeyError, match="variable `handle` of step 'use'"):
+        Holding(storage=MemoryStorage()).run(handle)
+
+
+class Holding(Workflow):
+    def run(self, handle: object) -> Any:
+        return self.step("use", lambda: handle)
+
+
+def test_a_step_inside_of_an_answered_step_is_not_missed(storage: Storage) -> None:
+    class Nested(Workflow):
+        @step
+        def inner(self, n: int) -> int:
+            self.session_state["inner"] = n
+            return int(do(n))
+
+        @step
+        def outer(self) -> int:
+            self.session_state["outer"] = 1
+            return self.inner(1) + self.inner(2)
+
+        def run(self) -> Any:
+            total = self.outer()
+            do("end")
+            return total
+
+    broken.add("end")
+    run_id = failed(Nested(session_id="s", storage=storage))
+    broken.clear()
+    assert Nested(session_id="s", storage=storage).resume(run_id).content == 3
+    assert stored(storage) == {"outer": 1, "inner": 2}
+    broken.add(2)
+    run_id = failed(Nested(session_id="t", storage=storage))
+    broken.clear()
+    done.clear()
+    assert Nested(session_id="t", storage=storage).resume(run_id).content == 3
+    assert done == [2, "end"]
+    assert stored(storage, "t") == {"outer": 1, "inner": 2}
+
+
+# -- with others ------------------------------------------------------------------------------------------------------
+
+
+class Setting(Workflow):
+    def run(self, **values: Any) -> None:
+        self.session_state.update(values)
+
+
+class Listing(Workflow):
+    """Puts something in front of a list that others append to."""
+
+    def run(self) -> None:
+        self.session_state.setdefault("items", []).insert(0, "mine")
+        self.change(do("x"))
+        do("end")
+
+    @step
+    def change(self, to: str) -> None:
+        self.session_state["items"][0] = f"mine, {to}"
+
+
+def test_what_others_changed_meanwhile_stays(storage: Storage) -> None:
+    Setting(session_id="s", storage=storage).run(items=["first"], other=1)
+    broken.add("end")
+    run_id = failed(Listing(session_id="s", storage=storage))
+    other = Setting(session_id="s", storage=storage)
+    other.session_state["items"].append("theirs")
+    other.run(other=2)
+    broken.clear()
+    assert stored(storage)["items"] == ["mine, x", "first", "theirs"]
+    with pytest.raises(StepStateError, match="at /items of the session state"):
+        # The list is another one now, and the step had changed an element of it.
+        Listing(session_id="s", storage=storage).resume(run_id)
+    assert stored(storage) == {"items": ["mine", "first", "theirs"], "other": 2}
+
+
+def test_where_others_changed_the_same_place_nothing_is_done(storage: Storage) -> None:
+    broken.add("b")
+    run_id = failed(Counting(session_id="s", storage=storage))
+    before = storage.find_runs("")[0]
+    Setting(session_id="s", storage=storage).run(n=7)
+    version = storage.find_sessions("")[0].version
+    broken.clear()
+    with pytest.raises(RunNotResumable, match="another run has changed /n since"):
+        Counting(session_id="s", storage=storage).resume(run_id)
+    assert storage.find_sessions("")[0].version == version
+    assert storage.find_runs("")[-1] == before
+    assert stored(storage) == {"n": 7, "steps": ["a", "b"]}
+
+
+def test_history_that_is_gone_makes_a_run_not_resumable(storage: Storage) -> None:
+    broken.add("b")
+    run_id = failed(Counting(session_id="s", storage=storage))
+    storage.prune_session("", "s", 1)
+    Setting(session_id="s", storage=storage).run(big="x" * 200_000)
+    Setting(session_id="s", storage=storage).run(big="y" * 200_000)
+    storage.prune_session("", "s", 1)
+    broken.clear()
+    with pytest.raises(RunNotResumable, match="keep_history"):
+        Counting(session_id="s", storage=storage).resume(run_id)
+    storage.delete_session("", "s")
+    with pytest.raises(RunNotFound):
+        Counting(session_id="s", storage=storage).resume(run_id)
+
+
+def test_arguments_that_were_not_recorded_as_they_were_are_not_guessed(storage: Storage) -> None:
+    class Handed(Workflow):
+        def run(self, handle: Any) -> None:
+            do("end")
+
+    @dataclass
+    class Undeclared:
+        n: int
+
+    broken.add("end")
+    for index, handle in enumerate((object(), Undeclared(1))):
+        workflow = Handed(session_id=str(index), storage=storage)
+        run_id = failed(workflow, handle)
+        with pytest.raises(RunNotResumable, match="could not be recorded"):
+            workflow.resume(run_id)
+
+    class Other(Workflow):
+        def run(self, another: Any) -> None: ...
+
+    run_id = failed(Handed(session_id="t", storage=storage), 1)
+    with pytest.raises(RunNotResumable, match="takes other arguments now"):
+        Other(session_id="t", storage=storage).resume(run_id)
+
+
+def test_a_refused_commit_keeps_the_record_of_the_step(storage: Storage) -> None:
+    class Refused(Workflow):
+        @step
+        def pay(self) -> str:
+            return str(do("paid"))
+
+        def run(self) -> str:
+            self.session_state["n"] = 1
+            if "others" not in done:
+                done.append("others")
+                Setting(session_id="s", storage=storage).run(n=2)
+            return self.pay()
+
+    workflow = Refused(session_id="s", storage=storage)
+    with pytest.raises(StateConflict):
+        workflow.run()
+    again = Refused(session_id="s", storage=storage)
+    assert again.resume(str(workflow.run_id)).content == "paid"
+    assert done == ["others", "paid"]
+    assert stored(storage) == {"n": 1}
+
+
+def test_a_run_that_rolls_back_keeps_its_finished_steps(storage: Storage) -> None:
+    class Rolling(Counting):
+        on_error = "rollback"
+
+    broken.add("b")
+    run_id = failed(Rolling(session_id="s", storage=storage))
+    assert stored(storage) == {"n": 1, "steps": ["a"]}
+    broken.clear()
+    Rolling(session_id="s", storage=storage).resume(run_id)
+    assert stored(storage) == {"n": 1, "steps": ["a", "b"]}
+    assert done == ["a", "b"]
+
+
+def test_a_resumed_run_counts_what_it_used_before(storage: Storage) -> None:
+    class Asking(Workflow):
+        writer = Agent("offline", cache="run")
+
+        def run(self) -> str:
+            text = self.writer.run("Hello").content
+            return str(do("end")) + text[:0]
+
+    broken.add("end")
+    run_id = failed(Asking(session_id="s", storage=storage))
+    broken.clear()
+    Asking(session_id="s", storage=storage).resume(run_id)
+    (run,) = storage.find_runs("")
+    assert (run.usage.requests, run.savings.usage.requests) == (1, 1)
+
+
+def test_results_are_dropped_when_the_run_has_completed(storage: Storage) -> None:
+    broken.add("b")
+    run_id = failed(Counting(session_id="s", storage=storage))
+
+    def results() -> list[bool]:
+        return [record.result is not None for record in storage.find_steps("", "s", run_id, with_results=True)]
+
+    assert results() == [True]
+    broken.clear()
+    Counting(session_id="s", storage=storage).resume(run_id)
+    assert results() == [False, False]
+
+
+def test_a_result_of_fifty_megabytes_is_kept_apart_from_the_state(tmp_path: Path) -> None:
+    big = "x" * 50_000_000
+
+    class Big(Workflow):
+        @step
+        def fetch(self) -> str:
+            done.append("fetch")
+            return big
+
+        def run(self) -> int:
+            size = len(self.fetch())
+            do("end")
+            return size
+
+    with closing(SqlWorkflowStorage(db_file=tmp_path / "big.db")) as storage:
+        broken.add("end")
+        run_id = failed(Big(session_id="s", storage=storage))
+        broken.clear()
+        assert Big(session_id="s", storage=storage).resume(run_id).content == 50_000_000
+        assert done == ["fetch", "end"]
+        assert stored(storage) == {}
+
+
+# -- takeover ---------------------------------------------------------------------------------------------------------
+
+
+def test_whoever_was_taken_over_commits_nothing_more(storage: Storage) -> None:
+    class Slow(Workflow):
+        @step
+        def first(self) -> int:
+            return 1
+
+        @step
+        def second(self) -> int:
+            if "resumed" not in done:
+                done.append("resumed")
+                take_over()
+            return 2
+
+        def run(self) -> Any:
+            self.session_state.setdefault("log", []).append("run")
+            return [self.first(), self.second()]
+
+    def take_over() -> None:
+        """Resume the run as somebody would who takes this process for dead."""
+        (record,) = storage.find_runs("")
+        dead = replace(record, status=RunStatus.interrupted)
+        find_runs = storage.find_runs
+        storage.find_runs = lambda *args, **kwargs: (dead,)  # type: ignore[method-assign]
+        try:
+            other = Slow(session_id="s", storage=storage)
+            thread = threading.Thread(target=lambda: done.append(other.resume(record.run_id).content))
+            thread.start()
+            thread.join(20)
+        finally:
+            storage.find_runs = find_runs  # type: ignore[method-assign]
+
+    with pytest.raises(RunTakenOver):
+        Slow(session_id="s", storage=storage).run()
+    assert done == ["resumed", [1, 2]]
+    assert stored(storage) == {"log": ["run"]}
+    (run,) = storage.find_runs("")
+    assert (run.status, run.attempt) == (RunStatus.completed, 2)
+
+
+PROGRAM = """
+import os, sys, time
+sys.path.insert(0, {folder!r})
+from holdfast import step, SqlWorkflowStorage
+from holdfast.workflow import Workflow
+
+class Killed(Workflow):
+    def run(self):
+        self.session_state["n"] = self.session_state.get("n", 0) + 1
+        return [self.a(), self.b()]
+
+    @step
+    def a(self):
+        open("a.log", "a").write("a")
+        return "a"
+
+    @step
+    def b(self):
+        self.session_state["b"] = "begun"
+        self.write_to_storage()
+        if not os.path.exists("fixed"):
+            print("in b", self.run_id, flush=True)
+            time.sleep(60)
+        open("b.log", "a").write("b")
+        time.sleep(0.2)
+        return "b"
+
+storage = SqlWorkflowStorage(db_url={url!r})
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        from holdfast.errors import RunError
+        while not os.path.exists("go"):
+            time.sleep(0.001)
+        try:
+            print("did", Killed(session_id="s", storage=storage).resume(sys.argv[1]).content)
+        except RunError as error:
+            print("told", type(error).__name__)
+    else:
+        Killed(session_id="s", storage=storage).run()
+"""
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_killed_in_its_second_step_and_resumed_by_two_processes(tmp_path: Path, backend: str) -> None:
+    if backend == "sqlite":
+        check_killed(tmp_path, f"sqlite:///{tmp_path}/workflows.db")
+    else:
+        with postgres.schema(postgres.shared_url(over_tcp=True)) as url:
+            check_killed(tmp_path, url)
+
+
+def check_killed(folder: Path, url: str) -> None:
+    program = folder / "killed.py"
+    program.write_text(textwrap.dedent(PROGRAM).format(folder=str(folder), url=url))
+    started = subprocess.Popen([sys.executable, str(program)], cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    with started.stdout:
+        _, _, run_id = started.stdout.readline().split()
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    with closing(SqlWorkflowStorage(db_url=url)) as storage:
+        assert stored(storage) == {"n": 1, "b": "begun"}
+        deadline = time.monotonic() + 60
+        while storage.find_runs("")[0].status is not RunStatus.interrupted:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        (folder / "fixed").touch()
+        racing = [
+            subprocess.Popen([sys.executable, str(program), run_id], cwd=folder, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        time.sleep(1)
+        (folder / "go").touch()
+        told = sorted(process.communicate(timeout=60)[0].strip() for process in racing)
+        assert told[0] == "did ['a', 'b']"
+        assert told[1] in ("told RunNotResumable", "told RunTakenOver", "did ['a', 'b']")
+        assert (folder / "a.log").read_text() == "a"
+        assert (folder / "b.log").read_text() == "b"
+        assert stored(storage) == {"n": 1, "b": "begun"}
+        assert storage.find_runs("")[0].attempt == 2
+        assert storage.check() == ()
+
+
+# -- any program ------------------------------------------------------------------------------------------------------
+
+KEYS = ["a", "b", "c"]
+
+changes = st.one_of(
+    st.tuples(st.just("set"), st.sampled_from(KEYS), st.integers(0, 3)),
+    st.tuples(st.just("append"), st.sampled_from(KEYS), st.integers(0, 3)),
+    st.tuples(st.just("raise"), st.sampled_from(KEYS), st.integers(1, 3)),
+    st.tuples(st.just("delete"), st.sampled_from(KEYS), st.just(0)),
+    st.tuples(st.just("nest"), st.sampled_from(KEYS), st.integers(0, 3)),
+)
+acts = st.one_of(
+    st.tuples(st.just("change"), changes),
+    st.tuples(st.just("step"), st.lists(changes, max_size=2)),
+    st.tuples(st.just("write"), st.none()),
+    st.tuples(st.just("other"), st.integers(0, 3)),
+)
+
+
+def change(state: Any, what: tuple[str, str, int]) -> None:
+    kind, key, n = what
+    if kind == "set":
+        state[key] = n
+    elif kind == "append":
+        if not isinstance(state.get(key), list):
+            state[key] = []
+        state[key].append(n)
+    elif kind == "raise":
+        state[key] = (state[key] if isinstance(state.get(key), int) else 0) + n
+    elif kind == "delete":
+        state.pop(key, None)
+    else:
+        if not isinstance(state.get(key), dict):
+            state[key] = {}
+        state[key][str(n)] = [n]
+
+
+class Programmed(Workflow):
+    """Does what it is told, and fails before the act of a number."""
+
+    fails_at: int = -1
+    others: Any = None
+
+    @step
+    def act(self, number: int, wanted: list[Any]) -> int:
+        done.append(number)
+        for what in wanted:
+            change(self.session_state, tuple(what))
+        return number * 10
+
+    def run(self, program: list[Any]) -> Any:
+        results = []
+        for number, (kind, what) in enumerate(program):
+            if number == self.fails_at:
+                raise Broken
+            if kind == "change":
+                change(self.session_state, tuple(what))
+            elif kind == "step":
+                results.append(self.act(number, what))
+            elif kind == "write":
+                self.write_to_storage()
+            elif number not in self.others:
+                self.others.add(number)
+                Setting(session_id="s", storage=self.storage).run(**{f"other{what}": number})
+        return results
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(program=st.lists(acts, max_size=10), first=st.integers(0, 10), second=st.integers(0, 10))
+def test_a_run_that_broke_off_anywhere_and_was_resumed_ends_as_one_that_did_not(
+    program: list[Any], first: int, second: int
+) -> None:
+    done.clear()
+    whole = Programmed(session_id="s", storage=MemoryStorage(), others=set())
+    expected = whole.run(program).content
+    paid = list(done)
+    done.clear()
+    storage = MemoryStorage()
+    others: set[int] = set()
+    workflow = Programmed(session_id="s", storage=storage, fails_at=first, others=others)
+    try:
+        result = workflow.run(program).content
+    except Broken:
+        workflow = Programmed(session_id="s", storage=storage, fails_at=second, others=others)
+        run_id = storage.find_runs("")[-1].run_id
+        runs = {run.run_id for run in storage.find_runs("") if run.workflow == "Programmed"}
+        assert len(runs) == 1
+        (run_id,) = runs
+        try:
+            result = workflow.resume(run_id).content
+        except Broken:
+            workflow = Programmed(session_id="s", storage=storage, others=others)
+            result = workflow.resume(run_id).content
+    assert result == expected
+    assert done == paid
+    assert stored(storage) == stored(whole.storage)
+    assert list(stored(storage)) == list(stored(whole.storage)) or any(kind == "other" for kind, _ in program)
+    assert storage.check() == ()
