@@ -449,6 +449,11 @@ def test_callables_of_every_kind_have_parts() -> None:
     assert found == [code_parts(value) for value in callables]
 
 
+def test_a_function_of_a_package_counts_by_its_name_alone() -> None:
+    assert set(code_parts(json.dumps)) == {"code of `dumps`"}
+    assert code_parts(json.dumps) != code_parts(json.dump)
+
+
 def test_uses_brings_helpers_of_helpers_with_what_they_name(module: Callable[..., Any]) -> None:
     made = module(
         """
