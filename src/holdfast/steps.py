@@ -518,6 +518,7 @@ def _driven(asked: Asked, kind: Kind | None) -> Any:
                 step_flow.hit(asked, entry, given)
                 return given.value
             asked.found = entry, given
+    asked.blocks = kind not in ("awaited", "astream")
     flow = step_flow.in_run(asked) if asked.cache is None else step_flow.for_others(asked)
     if kind == "awaited":
         return _awaited(asked, flow)
@@ -545,19 +546,24 @@ async def _awaited(asked: Asked, flow: Flow) -> Any:
     task = asyncio.ensure_future(aperform(flow))
     try:
         await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.done() and (asked.flight is None or not asked.flight.waiting):
+    except BaseException as error:
+        if task.done():
+            raise
+        _going_on.add(task)
+        task.add_done_callback(_ended)
+        if asked.flight is None or not asked.flight.waiting:
             task.cancel()
-            await asyncio.wait([task])
-        else:
-            _going_on.add(task)
-            task.add_done_callback(_ended)
+            if isinstance(error, asyncio.CancelledError):
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.result()  # as if it had been awaited itself, it may have failed, or ended all the same
+                    return asked.value
         raise
     return asked.value
 
 
 _going_on: set[asyncio.Future[Any]] = set()
-"""Executions that are only for others any more."""
+"""Executions whose caller is gone, which are for others only or about to end."""
 
 
 def _ended(task: asyncio.Future[Any]) -> None:
