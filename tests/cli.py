@@ -202,6 +202,65 @@ class Waits(Workflow):
         time.sleep(60)
 '''
 
+BLOG = '''
+from pathlib import Path
+
+from holdfast import Agent, Cache, Workflow, step
+
+STYLE = "plain"
+
+
+class Blog(Workflow):
+    """Writes posts, and says on which words it was called."""
+
+    writer = Agent(lambda message: message.upper(), cache=Cache("workflow", ttl="1h"))
+
+    @step
+    def fetch(self, topic: str) -> str:
+        told("fetch")
+        return topic * 2
+
+    @step(cache=Cache("session", ttl="30d"))
+    def outline(self, topic: str, words: int = 2) -> list[str]:
+        told("outline")
+        return [topic] * words + [STYLE]
+
+    @step(cache="workflow")
+    def write(self, outline: list[str]) -> str:
+        told("write")
+        return " ".join(outline)
+
+    def run(self, topic: str, fails: bool = False) -> str:
+        self.session_state["topics"] = [*self.session_state.get("topics", []), topic]
+        fetched = self.fetch(topic)
+        outline = self.outline(topic)
+        self.step("count", len, outline)
+        post = self.writer.run(self.write(outline)).content
+        if fails and not Path("mended").exists():
+            raise ValueError(f"cannot print {fetched}")
+        return post
+
+
+def told(step: str) -> None:
+    with open("calls.txt", "a", encoding="utf-8") as file:
+        file.write(step + "\\n")
+'''
+"""A workflow with steps of each kind, that notes which of them were computed."""
+
+
+def blog(old: str = "", new: str = "") -> None:
+    """Put the workflow with steps into the working folder, with a change of its text."""
+    assert old in BLOG
+    Path("blog.py").write_text(BLOG.replace(old, new) if old else BLOG, encoding="utf-8")
+
+
+def calls() -> list[str]:
+    """Which steps were computed since this was asked last."""
+    path = Path("calls.txt")
+    found = path.read_text(encoding="utf-8").split() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return found
+
 
 def holdfast(*words: str, given: str | bytes | None = None) -> Result:
     result = CliRunner().invoke(command, list(words), input=given, prog_name="holdfast")

@@ -18,11 +18,12 @@ from cli import Plain, keep
 from holdfast import copying, errors
 from holdfast.copying import Outcome, copy_session
 from holdfast.operations import pointer_of
-from holdfast.records import Change, Commit, Failure, Run, RunStatus, Usage
+from holdfast.records import Change, Commit, Failure, Run, RunStatus, Savings, Usage
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.testing import HOSTILE_TEXTS, Writer, adjustable_clock, claim_of, everything, make_run
+from holdfast.testing_steps import make_step, resumed
 
 MakeStorage = Callable[[], Storage]
 
@@ -144,6 +145,44 @@ class TestCopies:
         keep(target, "s", {"n": 1})
         with pytest.raises(errors.SessionDiffers, match="it has runs of its own"):
             copy_session(source, target, "", "s")
+
+    def test_the_steps_of_runs_are_copied_with_their_results(self, pair: tuple[Storage, Storage]) -> None:
+        source, target = pair
+        writer, run = Patching(source), make_run(status=RunStatus.failed, attempt=2, savings=Savings(1, 2.5, Usage()))
+        steps = (make_step(1, patch=b"[]", result=bytes(range(256))), make_step(2, result=None, is_hit=True))
+        source.commit(replace(writer.prepared({"n": 1}, run=run), steps=steps[:1], attempt=2))
+        writer.applied({"n": 1})
+        copy_session(source, target, "", "s")
+        assert target.find_steps("", "s", run.run_id, with_results=True) == steps[:1]
+        source.commit(replace(writer.prepared({"n": 2}), run_id=run.run_id, steps=steps[1:], attempt=2))
+        done = copy_session(source, target, "", "s")
+        assert (done.outcome, done.changes, done.runs) == (Outcome.continued, 1, 1)
+        assert_same(source, target)
+        assert copy_session(source, target, "", "s").outcome is Outcome.complete
+        source.commit(replace(writer.prepared({}), patch=None, base=2, run=run, forgets_results=True))
+        assert copy_session(source, target, "", "s").runs == 1
+        assert_same(source, target)
+
+    def test_a_run_that_was_resumed_in_the_copy_is_a_difference(self, pair: tuple[Storage, Storage]) -> None:
+        source, target = pair
+        writer, run = Patching(source), make_run(status=RunStatus.failed)
+        writer.commit({"n": 1}, run=run)
+        copy_session(source, target, "", "s")
+        target.commit(resumed(writer, run))
+        before = everything(target, "")
+        with pytest.raises(errors.SessionDiffers, match="has been resumed since"):
+            copy_session(source, target, "", "s")
+        assert everything(target, "") == before
+
+    def test_a_copy_follows_a_run_that_was_resumed_in_the_source(self, pair: tuple[Storage, Storage]) -> None:
+        source, target = pair
+        writer, run = Patching(source), make_run(status=RunStatus.failed)
+        writer.commit({"n": 1}, run=run)
+        copy_session(source, target, "", "s")
+        source.commit(resumed(writer, run))
+        source.commit(replace(writer.prepared({"n": 2}, run=replace(run, attempt=2)), attempt=2))
+        copy_session(source, target, "", "s")
+        assert_same(source, target)
 
     def test_a_run_that_has_not_ended_has_no_process_in_the_copy(self, pair: tuple[Storage, Storage]) -> None:
         source, target = pair

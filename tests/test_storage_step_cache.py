@@ -111,43 +111,70 @@ def _result(cache: Any, key: bytes) -> bytes | None:
     return entry and entry.result
 
 
+class Paused:
+    """Stops the writes of one storage in the middle of their transaction, until another has tried to write as well."""
+
+    def __init__(self, storage: SqlWorkflowStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._is_inside, self._may_end = threading.Event(), threading.Event()
+        write = SqlWorkflowStorage._write
+
+        def slow(called: SqlWorkflowStorage, work: Any, **options: Any) -> Any:
+            def stopping(db: Statements) -> Any:
+                done = work(db)
+                if called is storage:
+                    self._is_inside.set()
+                    self._may_end.wait(10)
+                return done
+
+            return write(called, stopping, **options)
+
+        monkeypatch.setattr(SqlWorkflowStorage, "_write", slow)
+
+    def answers(self, leading: Callable[[], Any], following: Callable[[], Any]) -> tuple[Any, Any]:
+        """What both answer, the second of which has to wait for the first."""
+        said: dict[str, Any] = {}
+        one = threading.Thread(target=lambda: said.update(leading=leading()))
+        other = threading.Thread(target=lambda: said.update(following=following()))
+        one.start()
+        assert self._is_inside.wait(10)
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        self._may_end.set()
+        one.join()
+        other.join()
+        return said["leading"], said["following"]
+
+
 def test_who_claims_an_entry_while_another_does_waits_and_is_refused(
     open_storage: Callable[..., SqlWorkflowStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of the two stops in the middle of its transaction; on a server the row is locked, and looked at again."""
+    """On a server the row is locked, and looked at again."""
     ours, theirs = open_storage(), open_storage()
-    is_inside, may_end = threading.Event(), threading.Event()
-    answers: dict[str, bool] = {}
     place, key = Place(""), key_of("a")
     put(ours.step_cache, make_entry())
-    write = SqlWorkflowStorage._write
+    paused = Paused(ours, monkeypatch)
+    assert paused.answers(
+        lambda: ours.step_cache.claim(place, key, "ours", 60.0, unless=None),
+        lambda: theirs.step_cache.claim(place, key, "theirs", 60.0, unless=None),
+    ) == (True, False)
 
-    def slow(storage: SqlWorkflowStorage, work: Any, **options: Any) -> Any:
-        def stopping(db: Statements) -> Any:
-            done = work(db)
-            if storage is ours:
-                is_inside.set()
-                may_end.wait(10)
-            return done
 
-        return write(storage, stopping, **options)
-
-    monkeypatch.setattr(SqlWorkflowStorage, "_write", slow)
-
-    def claim(name: str, storage: SqlWorkflowStorage) -> None:
-        answers[name] = storage.step_cache.claim(place, key, name, 60.0, unless=None)
-
-    one = threading.Thread(target=claim, args=("ours", ours))
-    one.start()
-    assert is_inside.wait(10)
-    other = threading.Thread(target=claim, args=("theirs", theirs))
-    other.start()
-    other.join(0.2)
-    assert other.is_alive()
-    may_end.set()
-    one.join()
-    other.join()
-    assert answers == {"ours": True, "theirs": False}
+@pytest.mark.parametrize("what", ["has expired", "is too much", "is a dead claim"])
+def test_what_is_claimed_in_the_moment_of_a_sweep_stays(
+    what: str, open_storage: Callable[..., SqlWorkflowStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = open_storage(), open_storage(max_cache_size=0 if what == "is too much" else 2**20)
+    cache, place, key = ours.step_cache, Place(""), key_of("a")
+    if what == "is a dead claim":
+        assert cache.claim(place, key, "dead", -1.0, unless=None)
+    else:
+        put(cache, make_entry(), ttl=-1.0 if what == "has expired" else None)
+    paused = Paused(ours, monkeypatch)
+    assert paused.answers(
+        lambda: ours.step_cache.claim(place, key, "x", 60.0, unless=None), theirs.step_cache.sweep
+    ) == (True, 0)
+    assert cache.store(make_entry(result=b"new"), "x", ttl=None)
 
 
 def test_sweeping_at_the_same_time_as_claims_takes_nothing_that_somebody_computes(
@@ -198,7 +225,8 @@ def test_prefixes_share_the_cache_but_for_what_is_kept_for_one_session(
         put(storage.step_cache, make_entry("own", Place("", "s"), result=storage.table_name.encode()))
     put(one.step_cache, make_entry("shared"))
     assert other.step_cache.read(Place(""), key_of("shared")) is not None
-    assert [len(storage.step_cache.find(None)) for storage in (one, other)] == [2, 2]
+    for owner in (None, ""):
+        assert [len(storage.step_cache.find(owner)) for storage in (one, other)] == [2, 2]
     assert _own(one) == b"one"
     one.delete_session("", "s")
     assert (_own(one), _own(other)) == (None, b"other")

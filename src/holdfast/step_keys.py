@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from holdfast.agent import Agent
-from holdfast.agent_identity import agent_parts
+from holdfast.agent_identity import agent_parts, agents_in
 from holdfast.canonical import digest, identity
 from holdfast.errors import StepKeyError
-from holdfast.fingerprint import VARIABLE_ADVICE, Parts, code_parts, is_workflow
+from holdfast.fingerprint import VARIABLE_ADVICE, Parts, Special, code_parts, is_workflow
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
 from holdfast.witness import Witness
@@ -67,13 +67,13 @@ def parts_for_others(step: Step, workflow: Stepping, *, is_method: bool) -> dict
     if options.depends is not None:
         parts["depends"] = digest(options.depends(workflow), "what depends= returned", options.name)
     if step.agent is not None:
-        return parts | agent_parts(step.agent, step.agent.name or "agent")
+        return parts | agent_parts(step.agent, step.agent.name or "agent", options.name)
     known = step.known.get(type(workflow) if is_method else None)
     if known is None or not known.witness.holds():
         known = _found_out(step, workflow, is_method=is_method)
     parts |= known.parts
     for name in known.agents:
-        parts |= agent_parts(getattr(workflow, name), name)
+        parts |= agent_parts(getattr(workflow, name), name, options.name)
     return parts
 
 
@@ -148,15 +148,10 @@ def variables_of(step: Step) -> dict[str, bytes]:
 _NO_ARGUMENTS: Final = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, type, functools.partial, Agent)
 
 
-def _special(step: Step) -> Callable[[str, Any], dict[str, bytes] | None]:
+def _special(step: Step) -> Special:
     """What stands for an agent that code names; and nothing for what is to be ignored."""
-
-    def parts(name: str, value: Any) -> dict[str, bytes] | None:
-        if name in step.options.ignore:
-            return {}
-        return agent_parts(value, name) if isinstance(value, Agent) else None
-
-    return parts
+    of_agents = agents_in(step.options.name)
+    return lambda name, value: {} if name in step.options.ignore else of_agents(name, value)
 
 
 def _is_agent(workflow: Stepping, name: str) -> bool:

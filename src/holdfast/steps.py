@@ -25,6 +25,7 @@ from holdfast.declared import Types, hints_of
 from holdfast.drivers import Flow, Kind, aperform, astream, begin, stream
 from holdfast.errors import InvalidInput
 from holdfast.frames import Question
+from holdfast.messages import messages_from
 from holdfast.parallel import all_at_once
 from holdfast.records import Place
 from holdfast.response import RunEvent, RunResponse
@@ -332,8 +333,11 @@ class Step:
         parameters = self._parameters.get(skipped)
         if parameters is None:
             parameters = self._parameters[skipped] = Parameters(self.function, skipped=skipped)
+        given = parameters.given(args[skipped:], kwargs)
+        if self.agent is not None and given.get("history") is not None:
+            given["history"] = messages_from(given["history"])  # of a response only the content would count
         parts = {}
-        for parameter, value in parameters.given(args[skipped:], kwargs).items():
+        for parameter, value in given.items():
             if parameter not in ignore:
                 label = "argument " + parameter
                 parts[label] = digest(value, label, name)
@@ -519,6 +523,7 @@ def _driven(asked: Asked, kind: Kind | None) -> Any:
                 step_flow.hit(asked, entry, given)
                 return given.value
             asked.found = entry, given
+    asked.blocks = kind not in ("awaited", "astream")
     flow = step_flow.in_run(asked) if asked.cache is None else step_flow.for_others(asked)
     if kind == "awaited":
         return _awaited(asked, flow)
@@ -546,19 +551,24 @@ async def _awaited(asked: Asked, flow: Flow) -> Any:
     task = asyncio.ensure_future(aperform(flow))
     try:
         await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.done() and (asked.flight is None or not asked.flight.waiting):
+    except BaseException as error:
+        if task.done():
+            raise
+        _going_on.add(task)
+        task.add_done_callback(_ended)
+        if asked.flight is None or not asked.flight.waiting:
             task.cancel()
-            await asyncio.wait([task])
-        else:
-            _going_on.add(task)
-            task.add_done_callback(_ended)
+            if isinstance(error, asyncio.CancelledError):
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.result()  # as if it had been awaited itself, it may have failed, or ended all the same
+                    return asked.value
         raise
     return asked.value
 
 
 _going_on: set[asyncio.Future[Any]] = set()
-"""Executions that are only for others any more."""
+"""Executions whose caller is gone, which are for others only or about to end."""
 
 
 def _ended(task: asyncio.Future[Any]) -> None:
