@@ -134,6 +134,7 @@ LAYERS = [
     "holdfast.paths",
     "holdfast.recursion",
     "holdfast.threads",
+    "holdfast.environment",
     # plain data
     "holdfast.response",
     "holdfast.records",

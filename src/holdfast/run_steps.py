@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from holdfast.errors import StorageError
-from holdfast.records import Place, Savings, StepRecord, Usage
+from holdfast.records import Entry, Place, Savings, StepRecord, Usage
 from holdfast.storage.base import Storage
 
 MOST_NOTED = 1_000
@@ -98,13 +98,14 @@ class RunSteps:
             if usage.requests or usage.cost != 0:
                 self._saved_usage += usage
 
-    def found(self, storage: Storage, place: Place, key: bytes) -> None:
-        """An entry of the step cache of a storage was used."""
+    def found(self, storage: Storage, entry: Entry) -> None:
+        """An entry of the step cache of a storage has answered a step."""
+        self.save(entry.seconds, entry.usage)
         with self._lock:
             hits = self._hits.get(id(storage))
             if hits is None:
                 hits = self._hits[id(storage)] = storage, Counter()
-            hits[1][place, key] += 1
+            hits[1][entry.place, entry.key] += 1
 
     def conclude(self, run_id: str, *, is_complete: bool) -> None:
         """The run has ended: tell the cache what was used, and warn of what was recorded for nothing."""

@@ -302,7 +302,10 @@ class SqlWorkflowStorage:
 
     def _mark(self) -> object | None:
         """See `Engine.mark`."""
-        return self._opened().mark(table=self.table_name)
+        engine = self._engine
+        if engine is None or self._failures or self._is_closed:
+            engine = self._opened()
+        return engine.mark(table=self.table_name)
 
     def _write(
         self, work: Callable[[Statements], T], *, is_repeatable: bool = False, outlives_power: bool = True
