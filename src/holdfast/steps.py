@@ -276,6 +276,31 @@ class Step:
         """One call, with everything that identifies it.
 
         Raises:
+            StepKeyError, TypeError: as `identified`.
+        """
+        scope, place, key, parts = self.identified(workflow, args, kwargs, is_method=is_method)
+        return Asked(
+            self,
+            workflow,
+            run,
+            args,
+            kwargs,
+            scope,
+            key,
+            parts,
+            place,
+            workflow._session,
+            self.types_in(workflow),
+            is_plain=self.kind is None,
+            streams=self.is_stream,
+        )
+
+    def identified(
+        self, workflow: Stepping, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool
+    ) -> tuple[str, Place, bytes, dict[str, bytes]]:
+        """What identifies one call: its scope and place, its key, and what that is made of.
+
+        Raises:
             StepKeyError: something in it has no identity.
             TypeError: the arguments do not fit.
         """
@@ -297,21 +322,7 @@ class Step:
             whose = self.identity if scope == "global" else workflow.name
             shared = "shared" if cache.shared else ""
             key = key_of((scope, shared, owner, place.session_id, whose, options.name), parts)
-        return Asked(
-            self,
-            workflow,
-            run,
-            args,
-            kwargs,
-            scope,
-            key,
-            parts,
-            place,
-            session,
-            self.types_in(workflow),
-            is_plain=self.kind is None,
-            streams=self.is_stream,
-        )
+        return scope, place, key, parts
 
     def bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
         """What computes it."""
