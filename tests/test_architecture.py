@@ -82,6 +82,7 @@ LAYERS = [
     "holdfast.methods",
     "holdfast.fingerprint",
     "holdfast.sources",
+    "holdfast.witness",
     "holdfast.canonical",
     "holdfast.pieces",
     "holdfast.outlines",

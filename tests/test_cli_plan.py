@@ -54,7 +54,7 @@ class TestCommand:
         (run,) = as_json("runs", "list")
         assert f"as run {run['run_id']} of session s, completed" in result.stderr
         titles, *rows, total = result.stdout.splitlines()
-        assert titles.split() == "STEP SCOPE WOULD BE TOOK TOKENS COST WHY".split()
+        assert titles.split() == ["STEP", "SCOPE", "WOULD", "BE", "TOOK", "TOKENS", "COST", "WHY"]
         assert rows[0].endswith("recorded for resuming only")
         assert total.startswith("as of last time: spent $0 · saved $0 and ")
 
@@ -88,9 +88,7 @@ class TestCommand:
             ("words: int = 2", "words: int = 2, more: int = 1", "argument `more` is new"),
         ],
     )
-    def test_a_miss_names_what_changed_and_what_depends_on_it_is_unknown(
-        self, old: str, new: str, reason: str
-    ) -> None:
+    def test_a_miss_names_what_changed_and_what_depends_on_it_is_unknown(self, old: str, new: str, reason: str) -> None:
         blog()
         ok("run", *TIDES, "--session-id", "s")
         blog(old, new)

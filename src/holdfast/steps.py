@@ -35,6 +35,7 @@ from holdfast.step_keys import key_of, parts_for_others, variables_of
 
 if TYPE_CHECKING:
     from holdfast.session import Session
+    from holdfast.step_keys import Known
 
 __all__ = ["Step", "Stepping", "step"]
 
@@ -186,6 +187,8 @@ class Step:
         """How it gives what it gives; None where only a call tells."""
         self._check()
         self._parameters: dict[int, Parameters] = {}
+        self.known: dict[type | None, Known] = {}
+        """What was found out about its code, by the class of the workflow if it is a method."""
         self.types: WeakKeyDictionary[type, Types] = WeakKeyDictionary()
         """What its result may be made of, by the class of the workflow."""
 
