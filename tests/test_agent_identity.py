@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import pydantic_ai
 import pytest
@@ -32,6 +32,7 @@ from holdfast.errors import StepKeyError
 from holdfast.fingerprint import Parts, code_parts
 from holdfast.library import Document, Library
 from holdfast.offline import offline_model
+from holdfast.told_types import NotCertain, type_told
 
 KINDS = ("model", "address", "settings", "instructions", "tools", "output type")
 
@@ -120,7 +121,6 @@ def made(**changes: Any) -> Agent:
         ({"tools": [Tool(search, description="Other words.")]}, {"tools"}),
         ({"tools": [Tool(search, name="find")]}, {"tools"}),
         ({"tools": [Tool(search, strict=True)]}, {"tools"}),
-        ({"tools": [Tool(search, max_retries=9, timeout=3)]}, set()),
         ({"output_type": str}, {"output type"}),
         ({"output_type": Town}, {"output type"}),
         ({"output_type": [City, Town]}, {"output type"}),
@@ -139,6 +139,56 @@ def made(**changes: Any) -> Agent:
 )
 def test_what_changes_the_answer_changes_exactly_that_part(changes: dict[str, Any], changed: set[str]) -> None:
     assert differing(parts(made()), parts(made(**changes))) == changed
+
+
+def test_how_often_and_how_long_a_tool_may_try_does_not_count() -> None:
+    assert parts(made(tools=[Tool(search, max_retries=9, timeout=3)])) == parts(made(tools=[Tool(search)]))
+
+
+def test_an_agent_of_plain_things_is_identified_without_the_model_package(run_python: Callable[[str], str]) -> None:
+    told = run_python(
+        "import sys\n"
+        "from dataclasses import dataclass\n"
+        "from pydantic import BaseModel\n"
+        "from holdfast import Agent\n"
+        "from holdfast.agent_identity import agent_parts\n"
+        "from holdfast.library import Library\n"
+        "class City(BaseModel):\n    name: str\n"
+        "def search(query: str, limit: int = 3) -> list[str]: ...\n"
+        "agent = Agent('openai:x', tools=[search, Library([]).search], output_type=list[City])\n"
+        "agent_parts(agent, 'writer')\n"
+        "print('pydantic_ai' in sys.modules)\n"
+    )
+    assert told == "False\n"
+
+
+def test_what_a_model_is_told_of_a_type_tells_types_apart() -> None:
+    @dataclass
+    class Small:
+        """A small one."""
+
+        size: int = 1
+        inner: Small | None = None
+
+    class Typed(TypedDict):
+        name: str
+
+    shapes: list[Any] = [
+        *(str, None, list[str], dict[str, int], tuple[int, ...], int | None, Any, [int, str], Literal[1, "1"]),
+        *(Annotated[int, "small"], Annotated[int, "large"], Place, Size, City, Town, Typed),
+    ]
+    told = [repr(type_told(shape)) for shape in shapes]
+    assert len(set(told)) == len(told)
+
+    @dataclass
+    class Made:
+        items: list[int] = field(default_factory=list)
+
+    class Opaque: ...
+
+    for uncertain in (Made, Opaque, lambda: None, Annotated[int, object()], Small):
+        with pytest.raises(NotCertain):
+            type_told(uncertain)
 
 
 def test_output_types_are_told_apart() -> None:

@@ -56,6 +56,7 @@ LAYERS = [
     "holdfast.heartbeat",
     # agents
     "holdfast.agent_identity",
+    "holdfast.told_types",
     "holdfast.model_identity",
     "holdfast.agent",
     "holdfast.agent_run",
@@ -81,6 +82,7 @@ LAYERS = [
     "holdfast.methods",
     "holdfast.fingerprint",
     "holdfast.sources",
+    "holdfast.witness",
     "holdfast.canonical",
     "holdfast.pieces",
     "holdfast.outlines",

@@ -4,11 +4,14 @@ Rules that must stay true:
 - everything that can change the answer is in a part, or it is an error: a part that cannot be identified is never
   left out; keys, timeouts, retries and names in traces are not in any, because they change none;
 - nothing is asked and no client is made: a named model is its name and the address of its server;
+- the model package is not loaded for an agent of a named model, plain functions and plain types: a result that is found
+  again must not cost the import of what made it;
 - what is assigned to the agent, or changed in its lists and dicts, is seen by the next call.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -23,6 +26,7 @@ from holdfast.fingerprint import Parts, Special, code_parts, combine_parts
 from holdfast.model_identity import ModelIdentity, address_of, is_model, public
 from holdfast.providers import OFFLINE
 from holdfast.sources import Memory
+from holdfast.told_types import NotCertain, function_told, type_told
 
 __all__ = ["agent_parts", "agents_in"]
 
@@ -139,8 +143,10 @@ class _Identity:
 
     def _tools(self) -> bytes:
         agent, wrapped = self._agent, self._wrapped
-        if not agent.tools and wrapped is None:
-            return self._of("tools", [])
+        if wrapped is None and all(isinstance(tool, FunctionType | MethodType) for tool in agent.tools):
+            with contextlib.suppress(NotCertain):
+                told = [self._of("tools", function_told(tool)) for tool in agent.tools]
+                return combine([*told, *map(self._code, agent.tools)])
         source = wrapped if wrapped is not None and not agent.tools else self._built()
         tools = list(source._function_toolset.tools.values())
         others: list[Any] = []
@@ -172,6 +178,9 @@ class _Identity:
     def _output(self) -> bytes:
         output = self._agent.output_type
         wrapped = self._wrapped
+        if wrapped is None:
+            with contextlib.suppress(NotCertain):
+                return self._of("output type", ["plain", type_told(output)])
         validators = [validator.function for validator in wrapped._output_validators] if wrapped is not None else []
         pieces = [self._code(validator) for validator in validators]
         if output is not str:

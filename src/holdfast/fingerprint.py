@@ -24,9 +24,10 @@ from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, Met
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
-from holdfast.canonical import combine, digest_or_none, identity
+from holdfast.canonical import combine, identity
 from holdfast.pieces import Unidentified
-from holdfast.sources import Memory, class_digest, code_digest
+from holdfast.sources import Memory, class_digest, code_digest, functions_in
+from holdfast.witness import ABSENT, Witness
 
 __all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special"]
 
@@ -45,7 +46,6 @@ _SCOPES: Final = {
     "LOAD_DEREF": "closure",
 }
 """Where an instruction looks a name up."""
-_NOT_FOUND = object()
 
 
 def nothing_special(_name: str, _value: Any) -> Parts | None:
@@ -60,6 +60,7 @@ def code_parts(
     step: str | None = None,
     special: Special = nothing_special,
     label: str | None = None,
+    witness: Witness | None = None,
 ) -> Parts:
     """The parts of a function's code, each with its digest.
 
@@ -70,6 +71,7 @@ def code_parts(
         special: is shown each value that the code names or closes over, with its name, and returns the parts that
             stand for it, or None for a value that is treated like any other.
         label: what the function's own code is called, when that is not by its name.
+        witness: told everything that is read, so that the parts are known while all of that is the same.
 
     Returns:
         digests by labels such as "code of `outline`", "code of helper `slug`", "constant `MODEL`",
@@ -83,7 +85,7 @@ def code_parts(
     >>> sorted(code_parts(module["cut"]))
     ['code of `cut`', 'constant `LIMIT`']
     """
-    found = _Found(step or _name(function), special)
+    found = _Found(step or _name(function), special, witness or Witness())
     found.callable(function, label or f"code of `{_name(function)}`")
     for helper in uses:
         found.callable(helper, f"code of helper `{_name(helper)}`")
@@ -119,10 +121,11 @@ def _name(value: Any) -> str:
 class _Found:
     """The parts that were found so far."""
 
-    def __init__(self, step: str, special: Special) -> None:
+    def __init__(self, step: str, special: Special, witness: Witness) -> None:
         self.parts: Parts = {}
         self._step = step
         self._special = special
+        self._witness = witness
         self._seen: set[int] = set()
 
     def callable(self, value: Any, label: str) -> None:
@@ -136,16 +139,27 @@ class _Found:
             self.callable(value.func, label)
             self._variable("partial", [value.args, value.keywords])
         elif isinstance(value, type):
-            self._add(label, _by_name(value) if is_foreign(*_origin(value)) else class_digest(value))
-        elif hasattr(value, "__wrapped__"):
-            self.callable(value.__wrapped__, label)
+            self._add(label, self._class(value) or _by_name(value))
+        elif (wrapped := self._witness.attribute(value, "__wrapped__")) is not ABSENT:
+            self.callable(wrapped, label)
         elif isinstance(value, BuiltinFunctionType):
             self._add(label, _by_name(value))
             if not isinstance(value.__self__, ModuleType | None):
                 self._owner(value.__self__)
         else:
-            self.callable(type(value).__call__, label)
+            self.callable(self._witness.attribute(type(value), "__call__"), label)
             self._owner(value)
+
+    def _class(self, cls: type) -> bytes | None:
+        """The digest of a class of the user's own; None for another."""
+        if is_foreign(*_origin(cls)):
+            return None
+        self._witness.namespace(cls)
+        for value in list(vars(cls).values()):
+            for function in functions_in(value):
+                self._witness.attribute(function, "__code__")
+            self._witness.digest(getattr(value, "_value_", value))
+        return class_digest(cls)
 
     def _add(self, label: str, digest: bytes) -> None:
         before = self.parts.get(label)
@@ -159,28 +173,31 @@ class _Found:
         if is_foreign(*_origin(function)):
             self._foreign(function, label)
             return
-        self._add(label, code_digest(function.__code__))
+        code = self._witness.attribute(function, "__code__")
+        self._add(label, code_digest(code))
         self._defaults(function)
-        closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-        variables = {name: value for name, cell in closed.items() if (value := _content(cell)) is not _NOT_FOUND}
+        closed = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+        variables = {name: value for name, cell in closed.items() if (value := self._content(cell)) is not ABSENT}
         for name, value in variables.items():
             self._variable(name, value)
-        for name, value in _named(function, variables):
+        for name, value in _named(function, variables, self._witness):
             self._named(name, value, function)
 
     def _foreign(self, function: FunctionType, label: str) -> None:
         """A function of a package: its name, and what of the user's own it is put around."""
         self._add(label, _by_name(function))
-        for link in _links(function):
+        for link in self._links(function):
             if isinstance(link, FunctionType) and not is_foreign(*_origin(link)):
                 self._function(link, label)
 
     def _defaults(self, function: FunctionType) -> None:
-        values = function.__defaults__ or ()
+        values = self._witness.attribute(function, "__defaults__") or ()
         names = function.__code__.co_varnames[: function.__code__.co_argcount]
         defaults = dict(zip(names[len(names) - len(values) :], values, strict=True))
-        for name, value in {**defaults, **(function.__kwdefaults__ or {})}.items():
-            digest = digest_or_none(value)
+        if keywords := self._witness.attribute(function, "__kwdefaults__"):
+            defaults |= {name: self._witness.item(keywords, name) for name in list(keywords)}
+        for name, value in defaults.items():
+            digest = self._witness.digest(value)
             if digest is not None:
                 self._add(f"default of `{name}`", digest)
 
@@ -191,15 +208,16 @@ class _Found:
     def _variable(self, name: str, value: Any, is_owner: bool = False) -> None:
         if isinstance(value, ModuleType) or is_workflow(value) or (name in ("self", "__class__") and not is_owner):
             return
-        special = self._special(name, value)
+        special = self._stand_in(name, value)
         if special is not None:
             self.parts.update(special)
         elif _is_code(value):
-            inner = _Found(self._step, self._special)
+            inner = _Found(self._step, self._special, self._witness)
             inner._seen = self._seen
             inner.callable(value, "code")
             self._add(f"variable `{name}`", combine_parts(inner.parts))
         else:
+            self._witness.digest(value)
             try:
                 self._add(f"variable `{name}`", identity(value, f"variable `{name}`"))
             except Unidentified as problem:
@@ -207,12 +225,12 @@ class _Found:
                 raise problem.error(self._step) from None
 
     def _named(self, name: str, value: Any, function: FunctionType) -> None:
-        special = self._special(name, value.__self__ if isinstance(value, MethodType) else value)
+        special = self._stand_in(name, value.__self__ if isinstance(value, MethodType) else value)
         if special is not None:
             self.parts.update(special)
         elif _is_code(value):
-            own = [digest for link in _links(value) if link is not function and (digest := _helper(link))]
-            own += [digest for held in _bound(value) if (digest := digest_or_none(held))]
+            own = [digest for link in self._links(value) if link is not function and (digest := self._helper(link))]
+            own += [digest for held in _bound(value) if (digest := self._witness.digest(held))]
             if own:
                 self._add(f"code of helper `{name}`", combine(own))
         else:
@@ -222,9 +240,54 @@ class _Found:
         bare = name.rpartition(".")[2]
         if bare.startswith("__") or not (bare.isupper() or _is_immutable(value)):
             return
-        digest = digest_or_none(value)
+        digest = self._witness.digest(value)
         if digest is not None:
             self._add(f"constant `{name}`", digest)
+
+    def _stand_in(self, name: str, value: Any) -> Parts | None:
+        found = self._special(name, value)
+        return None if found is None else self._witness.again(lambda: self._special(name, value))
+
+    def _content(self, cell: Any) -> Any:
+        try:
+            return self._witness.attribute(cell, "cell_contents")
+        except ValueError:  # a variable that has no value yet
+            self._witness.leave_open()
+            return ABSENT
+
+    def _links(self, value: Any) -> Iterator[Any]:
+        """The functions and classes that a helper is made of: decorators put one around another."""
+        seen: set[int] = set()
+        pending = [value]
+        while pending:
+            item = pending.pop(0)
+            if id(item) in seen:
+                continue
+            seen.add(id(item))
+            if isinstance(item, functools.partial):
+                pending.append(item.func)
+            elif isinstance(item, MethodType):
+                pending.append(item.__func__)
+            elif isinstance(item, FunctionType):
+                yield item
+                held = [self._content(cell) for cell in item.__closure__ or ()]
+                pending += [value for value in held if isinstance(value, FunctionType)]
+            elif isinstance(item, type):
+                yield item
+                continue
+            wrapped = self._witness.attribute(item, "__wrapped__")
+            if wrapped is not ABSENT:
+                pending.append(wrapped)
+
+    def _helper(self, link: Any) -> bytes | None:
+        if isinstance(link, type):
+            return self._class(link)
+        if is_foreign(*_origin(link)):
+            return None
+        code = self._witness.attribute(link, "__code__")
+        defaults = self._witness.attribute(link, "__defaults__") or ()
+        held = [*defaults, *map(self._content, link.__closure__ or ())]
+        return combine([code_digest(code), *(self._witness.digest(value) or b"" for value in held)])
 
 
 def combine_parts(parts: Parts) -> bytes:
@@ -238,13 +301,6 @@ def combine_parts(parts: Parts) -> bytes:
 
 def _by_name(value: Any) -> bytes:
     return identity([value.__module__, value.__qualname__], "code")
-
-
-def _content(cell: Any) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return _NOT_FOUND  # a variable that has no value yet
 
 
 def is_workflow(value: Any) -> bool:
@@ -276,42 +332,11 @@ def _origin(value: Any) -> tuple[str, str | None]:
     return module, getattr(sys.modules.get(module), "__file__", None)
 
 
-def _links(value: Any) -> Iterator[Any]:
-    """The functions and classes that a helper is made of: decorators put one around another."""
-    seen: set[int] = set()
-    pending = [value]
-    while pending:
-        item = pending.pop(0)
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, functools.partial):
-            pending.append(item.func)
-        elif isinstance(item, MethodType):
-            pending.append(item.__func__)
-        elif isinstance(item, FunctionType):
-            yield item
-            pending += [held for cell in item.__closure__ or () if isinstance(held := _content(cell), FunctionType)]
-        elif isinstance(item, type):
-            yield item
-        if not isinstance(item, type) and hasattr(item, "__wrapped__"):
-            pending.append(item.__wrapped__)
-
-
 def _bound(value: Any) -> list[Any]:
     """What a partial function or a method brings with it."""
     if isinstance(value, functools.partial):
         return [value.args, value.keywords]
     return [value.__self__] if isinstance(value, MethodType) else []
-
-
-def _helper(link: Any) -> bytes | None:
-    if is_foreign(*_origin(link)):
-        return None
-    if isinstance(link, type):
-        return class_digest(link)
-    held = [*(link.__defaults__ or ()), *map(_content, link.__closure__ or ())]
-    return combine([code_digest(link.__code__), *(digest_or_none(value) or b"" for value in held)])
 
 
 def _names(code: CodeType) -> tuple[tuple[str, ...], ...]:
@@ -337,16 +362,17 @@ def _names(code: CodeType) -> tuple[tuple[str, ...], ...]:
 _names_of = Memory(_names)
 
 
-def _named(function: FunctionType, variables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _named(function: FunctionType, variables: dict[str, Any], witness: Witness) -> Iterator[tuple[str, Any]]:
     """The values of the function's module, and of modules of the user that it has, which its code names."""
     modules = {name: value for name, value in variables.items() if isinstance(value, ModuleType)}
-    scopes = {"module": function.__globals__, "closure": modules}
     for scope, root, *attributes in _names_of(function.__code__):
-        value, name = scopes[scope].get(root, _NOT_FOUND), root
+        value, name = modules.get(root, ABSENT), root
+        if scope == "module":
+            value = witness.item(function.__globals__, root)
         while isinstance(value, ModuleType) and attributes:
             if is_foreign(value.__name__, getattr(value, "__file__", None)):
                 break
             attribute = attributes.pop(0)
-            value, name = vars(value).get(attribute, _NOT_FOUND), f"{name}.{attribute}"
-        if value is not _NOT_FOUND and not isinstance(value, ModuleType):
+            value, name = witness.item(vars(value), attribute), f"{name}.{attribute}"
+        if value is not ABSENT and not isinstance(value, ModuleType):
             yield name, value

@@ -2,8 +2,8 @@
 
 Rules that must stay true:
 - in one process one caller leads and the others wait for it; each may be cancelled without harm to the others;
-- across processes whoever holds the lease of the entry computes it; the lease is renewed while that lasts, and a
-  leader that hands out pieces to a consumer who has stopped reading for a whole lease renews it no more;
+- across processes whoever holds the lease of the entry computes it; the lease is renewed while that lasts, and given
+  up by a leader that cannot go on: its consumer has stopped reading for a whole lease, or its event loop is closed;
 - what a leader computed after it lost the lease is its own caller's, and is not stored.
 """
 
@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import os
 import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 from holdfast import clock
@@ -22,9 +25,13 @@ from holdfast.threads import lock_for_forks
 
 
 class EntryLease:
-    """The right to compute one entry of the step cache."""
+    """The right to compute one entry of the step cache.
 
-    def __init__(self, storage: Storage, place: Place, key: bytes) -> None:
+    Args:
+        loop: the event loop that its holder needs in order to go on, if it does.
+    """
+
+    def __init__(self, storage: Storage, place: Place, key: bytes, loop: AbstractEventLoop | None = None) -> None:
         self.lease_id = clock.new_id()
         self.storage = storage
         self.claimed_at = clock.monotonic()
@@ -33,8 +40,10 @@ class EntryLease:
         """Since when what it computes waits for its consumer to go on reading."""
         self._place = place
         self._key = key
-        # The heartbeat renews it on another thread, and must not take it again once it was given up.
-        self._lock = threading.Lock()
+        self._loop = loop
+        # The heartbeat renews it on another thread, and must not take it again once it was given up. The garbage
+        # collector may end its holder on any thread, also on one that is here already.
+        self._lock = threading.RLock()
 
     def ask(self, unless: float | None) -> bool:
         """Ask for it; True when it is held."""
@@ -51,6 +60,7 @@ class EntryLease:
         with self._lock:
             if self.is_held and self.is_stalled:
                 self._lose()
+                self.storage.step_cache.release(self._place, self._key, self.lease_id)
             elif self.is_held:
                 self.claimed_at = clock.monotonic()
                 if not self.storage.step_cache.renew(self._place, self._key, self.lease_id, LEASE_SECONDS):
@@ -63,9 +73,20 @@ class EntryLease:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether its consumer has not gone on reading for a whole lease."""
+        """Whether its holder cannot go on, or its consumer has not gone on reading for a whole lease."""
         since = self.suspended_at
-        return since is not None and clock.monotonic() - since >= LEASE_SECONDS
+        if since is not None and clock.monotonic() - since >= LEASE_SECONDS:
+            return True
+        return self._loop is not None and self._loop.is_closed()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """While something is handed out, and its consumer decides when to go on."""
+        self.suspended_at = clock.monotonic()
+        try:
+            yield
+        finally:
+            self.suspended_at = None
 
     def store(self, entry: Entry, ttl: float | None) -> bool:
         """Store what was computed; False if the lease was lost, and nothing was stored."""
@@ -96,6 +117,8 @@ class Flight:
         self.lease: EntryLease | None = None
         self.waiting = 0
         """How many others want its result."""
+        self.thread = threading.get_ident()
+        """The thread that it ran on last."""
 
     @property
     def is_stalled(self) -> bool:
@@ -113,16 +136,16 @@ class Flights:
         self._lock = lock_for_forks()
         self._by_storage: WeakKeyDictionary[Storage, dict[Which, Flight]] = WeakKeyDictionary()
 
-    def join(self, storage: Storage, which: Which) -> tuple[Flight, bool]:
-        """The execution of an entry, and whether the caller is to lead it."""
+    def join(self, storage: Storage, which: Which, own: Flight) -> Flight:
+        """The execution of an entry: one that goes on already and was not stalled, else the caller's own, to be led."""
         with self._lock:
             flights = self._by_storage.setdefault(storage, {})
             flight = flights.get(which)
             if flight is None or flight.is_stalled:
-                flight = flights[which] = Flight()
-                return flight, True
-            flight.waiting += 1
-            return flight, False
+                flight = flights[which] = own
+            else:
+                flight.waiting += 1
+            return flight
 
     def leave(self, flight: Flight) -> None:
         """Wait for it no more."""
@@ -130,7 +153,7 @@ class Flights:
             flight.waiting -= 1
 
     def land(self, storage: Storage, which: Which, flight: Flight, entry: Entry | None) -> None:
-        """The execution is over."""
+        """The execution is over, or was never begun."""
         with self._lock:
             flights = self._by_storage.get(storage, {})
             if flights.get(which) is flight:

@@ -19,6 +19,7 @@ from typing import Any
 from holdfast.canonical import combine
 from holdfast.fingerprint import Parts, Special, code_parts, is_foreign, nothing_special
 from holdfast.sources import Function, Memory, functions_in, tree_of
+from holdfast.witness import ABSENT, Witness
 
 __all__ = ["MethodParts", "SelfUse", "method_parts", "self_use"]
 
@@ -78,19 +79,22 @@ def method_parts(
     *,
     step: str | None = None,
     special: Special = nothing_special,
+    witness: Witness | None = None,
 ) -> MethodParts:
     """The code that a method of a class runs on its object, and what else it takes from there.
 
     Args:
         cls: the class of the object, in which called methods are looked up.
         function: the method, as it stands in the class.
-        uses, step, special: as for `code_parts`.
+        uses, step, special, witness: as for `code_parts`.
 
     Raises:
         StepKeyError: as `code_parts`.
     """
-    parts = code_parts(function, uses, step=step, special=special)
-    pending = [inspect.unwrap(function)]
+    witness = witness or Witness()
+    witness.attribute(cls, "__mro__")
+    parts = code_parts(function, uses, step=step, special=special, witness=witness)
+    pending = [_innermost(function, witness)]
     seen = {id(pending[0])}
     reads: set[str] = set()
     writes: set[str] = set()
@@ -100,20 +104,40 @@ def method_parts(
         writes |= use.writes
         escapes |= use.escapes
         for name in sorted(use.reads):
-            methods = _methods(cls, name)
+            attribute = _attribute(cls, name, witness)
+            methods = _methods(attribute, witness)
             if not methods:
                 reads.add(name)
             for method in methods:
                 if id(method) not in seen:
                     seen.add(id(method))
-                    _merge(parts, code_parts(method, step=step, special=special, label=f"code of `self.{name}`"))
-                    if not isinstance(inspect.getattr_static(cls, name), staticmethod):
-                        pending.append(method)
+                    label = f"code of `self.{name}`"
+                    _merge(parts, code_parts(method, step=step, special=special, label=label, witness=witness))
+                    if not isinstance(attribute, staticmethod):
+                        pending.append(_innermost(method, witness))
     return MethodParts(parts, frozenset(reads), frozenset(writes), escapes)
 
 
-def _methods(cls: type, name: str) -> list[FunctionType]:
-    found = functions_in(inspect.getattr_static(cls, name, None))
+def _innermost(function: Any, witness: Witness) -> Any:
+    """As `inspect.unwrap`."""
+    seen = {id(function)}
+    while (wrapped := witness.attribute(function, "__wrapped__")) is not ABSENT and id(wrapped) not in seen:
+        seen.add(id(wrapped))
+        function = wrapped
+    return function
+
+
+def _attribute(cls: type, name: str, witness: Witness) -> Any:
+    """What stands in a class under a name, itself or inherited."""
+    for base in cls.__mro__:
+        attribute = witness.item(vars(base), name)
+        if attribute is not ABSENT:
+            return attribute
+    return ABSENT
+
+
+def _methods(attribute: Any, witness: Witness) -> list[FunctionType]:
+    found = witness.again(lambda: list(functions_in(attribute)))
     return [function for function in found if not is_foreign(function.__module__, function.__code__.co_filename)]
 
 

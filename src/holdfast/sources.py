@@ -177,7 +177,7 @@ def vars_of(value: Any) -> dict[str, Any]:
     return getattr(value, "__dict__", {})
 
 
-def _class(cls: type) -> bytes:
+def _text(cls: type) -> bytes:
     functions = {name: list(functions_in(item)) for name, item in vars(cls).items()}
     codes = [function.__code__ for found in functions.values() for function in found]
     name = next((code.co_filename for code in codes if code.co_qualname.startswith(f"{cls.__qualname__}.")), None)
@@ -186,10 +186,24 @@ def _class(cls: type) -> bytes:
     trees = file.classes.get(cls.__qualname__, []) if file else []
     own = [code for code in codes if code.co_filename == name]
     if len(trees) == 1 and all(tree_of(code) is not None for code in own):
-        text = identity(_normalised(trees[0]), "code")
-    else:
-        text = combine([_bytecode_of(code) for code in codes])
-    return combine([text, identity(_facts(cls), "class")])
+        return identity(_normalised(trees[0]), "code")
+    return combine([_bytecode_of(code) for code in codes])
+
+
+_text_of = Memory(_text)
+
+
+def class_digest(cls: type) -> bytes:
+    """The digest of a class: of its text, docstrings left out, and of what stands in it now.
+
+    >>> class Settings:
+    ...     limit = 3
+    >>> before = class_digest(Settings)
+    >>> Settings.limit = 4
+    >>> class_digest(Settings) == before
+    False
+    """
+    return combine([_text_of(cls), identity(_facts(cls), "class")])
 
 
 def _facts(cls: type) -> list[Any]:
@@ -204,8 +218,17 @@ def _facts(cls: type) -> list[Any]:
         for name, value in vars(cls).get("__annotations__", {}).items()
     }
     bases = [f"{base.__module__}.{base.__qualname__}" for base in cls.__bases__]
-    return [cls.__qualname__, bases, annotations, {name: value for name, value in values.items() if value}]
+    return [
+        cls.__qualname__,
+        bases,
+        annotations,
+        {name: value for name, value in values.items() if value},
+        {name: codes for name, value in vars(cls).items() if (codes := _codes_of(value))},
+    ]
 
 
-class_digest = Memory(_class)
-"""The digest of a class: of its text, docstrings left out, and of the plain values in it."""
+def _codes_of(attribute: Any) -> list[bytes]:
+    """What the functions of an attribute do; a method that was put into the class later is not in its text."""
+    codes = [function.__code__ for function in functions_in(attribute)]
+    # What a dataclass makes of its fields is compiled anew by each version of Python, and says nothing new.
+    return [code_digest(code) for code in codes if code.co_filename != "<string>"]

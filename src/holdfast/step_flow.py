@@ -10,11 +10,13 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +110,19 @@ class Asked:
     """Whether the cache failed, so that it is left alone."""
     is_damaged: bool = False
     """Whether what is kept of it cannot be read, and is to be replaced."""
+    since: float = 0.0
+    """When the newest entry was stored that is not to be used: only a later one answers it. As the storage tells the
+    time; this machine's clock may go ahead of that or behind."""
+    blocks: bool = True
+    """Whether its thread does nothing else while it waits."""
     value: Any = None
     """What came of it."""
 
     @contextmanager
     def scoped(self, frame: Frame) -> Iterator[None]:
         """Around every stretch of the step's code."""
+        if self.flight is not None:
+            self.flight.thread = threading.get_ident()
         started = time.perf_counter()
         try:
             with frame.entered(), metering(self.meter):
@@ -231,18 +240,16 @@ def for_others(asked: Asked) -> Flow:
     control = allowed()
     if asked.is_down or not (control.reads or control.writes):
         return (yield from _only_computed(asked))
-    since = 0.0
-    if control.reads:
-        entry = yield Store(functools.partial(_find, asked))
-        if entry is not None and (given := decoded(asked, entry.result)) is not None:
+    entry = yield Store(functools.partial(_find, asked))
+    if entry is not None:
+        if control.reads and (given := decoded(asked, entry.result)) is not None:
             return (yield from _hit(asked, entry, given))
-    else:
-        since = clock.now()  # others may use what is computed from now on
+        asked.since = entry.created_at
     if not control.computes:
         raise CacheMiss(step=asked.name)
     if asked.is_down or not control.writes:
         return (yield from _only_computed(asked))
-    return (yield from _flown(asked, since))
+    return (yield from _flown(asked))
 
 
 def peek(asked: Asked) -> Entry | None:
@@ -258,7 +265,10 @@ def _find(asked: Asked) -> Entry | None:
         asked.is_down = not asked.is_damaged
         _warn(f"Step {asked.name!r} is computed, for what is kept of it could not be read: {error}")
         return None
-    return entry if entry is not None and is_good(asked, entry) else None
+    if entry is None or is_good(asked, entry):
+        return entry
+    asked.since = max(asked.since, entry.created_at)
+    return None
 
 
 def is_good(asked: Asked, entry: Entry) -> bool:
@@ -293,37 +303,69 @@ def _hit(asked: Asked, entry: Entry, given: Given) -> Flow:
     return (yield from _replayed(asked, given))
 
 
-def _flown(asked: Asked, since: float) -> Flow:
+def _flown(asked: Asked) -> Flow:
     """Compute it, or wait for whoever does."""
+    _require_another(asked)
     which = (asked.place, asked.key)
+    began = clock.monotonic()
     while True:
-        flight, leads = flights.join(asked.storage, which)
-        if leads:
-            break
-        entry = yield from _waited(asked, flight)
-        if entry is not None and (given := decoded(asked, entry.result)) is not None:
+        entry: Entry | None = None
+        # Made here, so that whatever interrupts the joining, nobody waits for a flight without a leader.
+        own = Flight()
+        try:
+            flight = flights.join(asked.storage, which, own)
+            if flight is own:
+                entry, is_computed = yield from _flying(asked, own, began)
+        finally:
+            flights.land(asked.storage, which, own, entry)
+        if flight is own:
+            if is_computed:
+                return asked.value
+            assert entry is not None
+            given = decoded(asked, entry.result)
+            return (yield from _only_computed(asked) if given is None else _hit(asked, entry, given))
+        if asked.blocks and flight.thread == threading.get_ident():
+            flights.leave(flight)  # it was left half-way on this thread, and cannot go on before this call returns
+            return (yield from _only_computed(asked))
+        entry = yield from _waited(asked, flight, began)
+        if entry is not None and _is_new(asked, entry) and (given := decoded(asked, entry.result)) is not None:
             return (yield from _hit(asked, entry, given))
+
+
+def _require_another(asked: Asked) -> None:
+    """Refuse a step that waits for itself, be it through another storage object on the same database."""
+    frame = current_frame()
+    if frame is not None and frame.is_inside(asked.key):
+        raise StepStateError(
+            step=asked.name,
+            what="calls itself with the same arguments, for whose result it would wait for ever",
+            advice="Call the function underneath, or something smaller.",
+        )
+
+
+def _is_new(asked: Asked, entry: Entry) -> bool:
+    """Whether an entry may answer, by its age; one that was computed just now has no time yet."""
+    return not entry.created_at or entry.created_at > asked.since
+
+
+def _flying(asked: Asked, flight: Flight, began: float) -> Flow:
+    """Lead an execution: its entry, if there is one, and whether it was computed here."""
+    loop = None if asked.blocks else asyncio.get_running_loop()
     asked.flight = flight
-    entry = None
-    flight.lease = lease = EntryLease(asked.storage, asked.place, asked.key)
+    flight.lease = lease = EntryLease(asked.storage, asked.place, asked.key, loop)
     try:
-        entry = yield from _claimed(asked, lease, since)
-        if entry is None:
-            given, entry = yield from _led(asked, lease)
-            asked.value = given.value
-            return given.value
+        entry = yield from _claimed(asked, lease, began)
+        if entry is not None:
+            return entry, False
+        given, entry = yield from _led(asked, lease)
     except GeneratorExit:
         lease.forget()  # nobody performs effects any more; its lease ends by itself
         raise
     except BaseException:
         yield Store(functools.partial(_let_go, asked, lease))
         raise
-    finally:
-        flights.land(asked.storage, which, flight, entry)
-    given_then = decoded(asked, entry.result)
-    if given_then is None:
-        return (yield from _only_computed(asked))
-    return (yield from _hit(asked, entry, given_then))
+    asked.value = given.value
+    return entry, True
 
 
 def _let_go(asked: Asked, lease: EntryLease) -> None:
@@ -333,48 +375,45 @@ def _let_go(asked: Asked, lease: EntryLease) -> None:
         _warn(f"Others will wait for step {asked.name!r} until its lease ends: {error}")
 
 
-def _waited(asked: Asked, flight: Flight) -> Flow:
+def _waited(asked: Asked, flight: Flight, began: float) -> Flow:
     """Wait for another thread or task of this process; None when it came to nothing."""
-    frame = Frame(asked.name, 0, b"", may_use_state=True)
-    if frame.is_inside(asked.key):
-        raise StepStateError(
-            step=asked.name,
-            what="calls itself with the same arguments, for whose result it would wait for ever",
-            advice="Call the function underneath, or something smaller.",
-        )
-    began = clock.monotonic()
     try:
         while not flight.landed.done() and not flight.is_stalled:
-            _require_time(asked, began)
-            yield Wait(flight.landed, LOOK_EVERY)
+            yield Wait(flight.landed, min(LOOK_EVERY, _time_left(asked, began)))
     finally:
         flights.leave(flight)
     return flight.landed.result() if flight.landed.done() else None
 
 
-def _require_time(asked: Asked, began: float) -> None:
+def _time_left(asked: Asked, began: float) -> float:
+    """Seconds for which the step may still wait for somebody else.
+
+    Raises:
+        StepBusy: it has waited for long enough.
+    """
     timeout = asked.cache.wait_timeout if asked.cache is not None else None
+    if timeout is None:
+        return LOOK_EVERY
     waited = clock.monotonic() - began
-    if timeout is not None and waited >= timeout:
+    if waited >= timeout:
         raise StepBusy(step=asked.name, seconds=waited)
+    return timeout - waited
 
 
-def _claimed(asked: Asked, lease: EntryLease, since: float) -> Flow:
+def _claimed(asked: Asked, lease: EntryLease, began: float) -> Flow:
     """Get the lease of the entry; or, from another process, the entry itself."""
-    began = clock.monotonic()
     pause = FIRST_PAUSE
     while True:
         try:
-            if (yield Store(functools.partial(lease.ask, None if asked.is_damaged else since))):
+            if (yield Store(functools.partial(lease.ask, None if asked.is_damaged else asked.since))):
                 return None
         except StorageError as error:
             _warn(f"Step {asked.name!r} is computed, and others may compute it as well: {error}")
             return None
         entry = yield Store(functools.partial(_find, asked))
-        if entry is not None and entry.created_at > since:
+        if entry is not None and _is_new(asked, entry):
             return entry
-        _require_time(asked, began)
-        yield Pause(pause)
+        yield Pause(min(pause, _time_left(asked, began)))
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
@@ -508,7 +547,8 @@ def _called(asked: Asked, frame: Frame, lease: EntryLease | None, handed_out: _C
     result = yield Call(asked.function, scope)
     kind = kind_of(result)
     if asked.is_plain and kind != "value":
-        yield Emit(Handover(kind))
+        with _suspended(lease):
+            yield Emit(Handover(kind))
         if kind == "awaited":
             result = yield Call(functools.partial(_itself, result), scope)  # the async driver awaits it
     if kind not in ("stream", "astream"):
@@ -541,18 +581,19 @@ def _streamed(
         events.append(item.copied() if isinstance(item, RunResponse) else item)
         if handed_out is not None:
             handed_out.number += 1
-        if lease is not None:
-            lease.suspended_at = clock.monotonic()
         try:
-            advance = Advance(iterator, scope, (yield Emit(item)))
+            with _suspended(lease):
+                advance = Advance(iterator, scope, (yield Emit(item)))
         except (Abandoned, GeneratorExit):
             raise
         except BaseException as thrown:  # noqa: BLE001  # the consumer's, for the user's code to handle
             advance = Advance(iterator, scope, thrown, throws=True)
-        finally:
-            if lease is not None:
-                lease.suspended_at = None
     return item.value
+
+
+def _suspended(lease: EntryLease | None) -> AbstractContextManager[None]:
+    """Around what is handed out while others may wait for the result."""
+    return nullcontext() if lease is None else lease.suspended()
 
 
 def _whole(events: list[Any]) -> Any:

@@ -11,19 +11,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from holdfast.agent import Agent
-from holdfast.agent_identity import agent_parts
+from holdfast.agent_identity import agent_parts, agents_in
 from holdfast.canonical import digest, identity
 from holdfast.errors import StepKeyError
-from holdfast.fingerprint import VARIABLE_ADVICE, code_parts, is_workflow
+from holdfast.fingerprint import VARIABLE_ADVICE, Parts, Special, code_parts, is_workflow
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
+from holdfast.witness import Witness
 
 if TYPE_CHECKING:
     from holdfast.steps import Step, Stepping
@@ -60,22 +62,50 @@ def parts_for_others(step: Step, workflow: Stepping, *, is_method: bool) -> dict
     if options.depends is not None:
         parts["depends"] = digest(options.depends(workflow), "what depends= returned", options.name)
     if step.agent is not None:
-        return parts | agent_parts(step.agent, step.agent.name or "agent")
+        return parts | agent_parts(step.agent, step.agent.name or "agent", options.name)
+    known = step.known.get(type(workflow) if is_method else None)
+    if known is None or not known.witness.holds():
+        known = _found_out(step, workflow, is_method=is_method)
+    parts |= known.parts
+    for name in known.agents:
+        parts |= agent_parts(getattr(workflow, name), name, options.name)
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was found out about the code of a step, as it stands in one class of workflows."""
+
+    parts: Parts
+    agents: tuple[str, ...]
+    """The attributes of the workflow that are agents which the code uses: these change with each object."""
+    witness: Witness
+
+
+def _found_out(step: Step, workflow: Stepping, *, is_method: bool) -> Known:
+    options = step.options
+    witness = Witness()
+    agents: list[str] = []
+    given = {"step": options.name, "special": _special(step), "witness": witness}
     if is_method:
-        used = method_parts(type(workflow), step.function, options.uses, step=options.name, special=_special(step))
+        used = method_parts(type(workflow), step.function, options.uses, **given)
         _require_known(step, workflow, used)
         code = used.parts
-        for name in sorted(used.reads):
-            if _is_agent(workflow, name):
-                code |= agent_parts(getattr(workflow, name), name)
+        agents = [name for name in sorted(used.reads) if _is_agent(workflow, name)]
     else:
-        code = code_parts(step.function, options.uses, step=options.name, special=_special(step))
-    if options.version is None:
-        return parts | code
-    # The version stands for the code, but not for what the code works with.
-    kept = {label: told for label, told in code.items() if not label.startswith(_OF_CODE)}
-    return parts | kept | {"version": digest(options.version, "version", options.name)}
+        code = code_parts(step.function, options.uses, **given)
+    if options.version is not None:
+        # The version stands for the code, but not for what the code works with.
+        code = {label: told for label, told in code.items() if not label.startswith(_OF_CODE)}
+        code["version"] = digest(options.version, "version", options.name)
+    if len(step.known) >= MOST_CLASSES:
+        step.known.clear()
+    known = step.known[type(workflow) if is_method else None] = Known(code, tuple(agents), witness)
+    return known
 
+
+MOST_CLASSES: Final = 16
+"""Classes of workflows that a step knows its code in: what is known of one keeps that alive."""
 
 _OF_CODE: Final = ("code of ", "constant ", "default of ")
 """How the labels of parts begin that a version stands for."""
@@ -111,15 +141,10 @@ def variables_of(step: Step) -> dict[str, bytes]:
 _NO_ARGUMENTS: Final = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, type, functools.partial, Agent)
 
 
-def _special(step: Step) -> Callable[[str, Any], dict[str, bytes] | None]:
+def _special(step: Step) -> Special:
     """What stands for an agent that code names; and nothing for what is to be ignored."""
-
-    def parts(name: str, value: Any) -> dict[str, bytes] | None:
-        if name in step.options.ignore:
-            return {}
-        return agent_parts(value, name) if isinstance(value, Agent) else None
-
-    return parts
+    of_agents = agents_in(step.options.name)
+    return lambda name, value: {} if name in step.options.ignore else of_agents(name, value)
 
 
 def _is_agent(workflow: Stepping, name: str) -> bool:

@@ -25,6 +25,7 @@ from holdfast.declared import Types, hints_of
 from holdfast.drivers import Flow, Kind, aperform, astream, begin, stream
 from holdfast.errors import InvalidInput
 from holdfast.frames import Question
+from holdfast.messages import messages_from
 from holdfast.parallel import all_at_once
 from holdfast.records import Place
 from holdfast.response import RunEvent, RunResponse
@@ -34,6 +35,7 @@ from holdfast.step_keys import key_of, parts_for_others, variables_of
 
 if TYPE_CHECKING:
     from holdfast.session import Session
+    from holdfast.step_keys import Known
 
 __all__ = ["Step", "Stepping", "step"]
 
@@ -185,6 +187,8 @@ class Step:
         """How it gives what it gives; None where only a call tells."""
         self._check()
         self._parameters: dict[int, Parameters] = {}
+        self.known: dict[type | None, Known] = {}
+        """What was found out about its code, by the class of the workflow if it is a method."""
         self.types: WeakKeyDictionary[type, Types] = WeakKeyDictionary()
         """What its result may be made of, by the class of the workflow."""
 
@@ -329,6 +333,8 @@ class Step:
         if parameters is None:
             parameters = self._parameters[skipped] = Parameters(self.function, skipped=skipped)
         given = parameters.given(args[skipped:], kwargs)
+        if self.agent is not None and given.get("history") is not None:
+            given["history"] = messages_from(given["history"])  # of a response only the content would count
         return {
             f"argument {parameter}": digest(value, f"argument {parameter}", name)
             for parameter, value in given.items()
@@ -515,6 +521,7 @@ def _driven(asked: Asked, kind: Kind | None) -> Any:
                 step_flow.hit(asked, entry, given)
                 return given.value
             asked.found = entry, given
+    asked.blocks = kind not in ("awaited", "astream")
     flow = step_flow.in_run(asked) if asked.cache is None else step_flow.for_others(asked)
     if kind == "awaited":
         return _awaited(asked, flow)
@@ -542,19 +549,24 @@ async def _awaited(asked: Asked, flow: Flow) -> Any:
     task = asyncio.ensure_future(aperform(flow))
     try:
         await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.done() and (asked.flight is None or not asked.flight.waiting):
+    except BaseException as error:
+        if task.done():
+            raise
+        _going_on.add(task)
+        task.add_done_callback(_ended)
+        if asked.flight is None or not asked.flight.waiting:
             task.cancel()
-            await asyncio.wait([task])
-        else:
-            _going_on.add(task)
-            task.add_done_callback(_ended)
+            if isinstance(error, asyncio.CancelledError):
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.result()  # as if it had been awaited itself, it may have failed, or ended all the same
+                    return asked.value
         raise
     return asked.value
 
 
 _going_on: set[asyncio.Future[Any]] = set()
-"""Executions that are only for others any more."""
+"""Executions whose caller is gone, which are for others only or about to end."""
 
 
 def _ended(task: asyncio.Future[Any]) -> None:
