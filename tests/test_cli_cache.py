@@ -40,7 +40,9 @@ class TestList:
         assert {entry["usage"]["cost"] for entry in listed} == {0.0}
         result = holdfast("cache", "list")
         titles, *rows = result.stdout.splitlines()
-        assert titles.split() == ["KEY", "STEP", "SCOPE", "WORKFLOW", "USER", "COMPUTED", "EXPIRES", "SIZE", "HITS", "TOOK", "COST"]
+        assert titles.split() == [
+            *("KEY", "STEP", "SCOPE", "WORKFLOW", "USER", "COMPUTED", "EXPIRES", "SIZE", "HITS", "TOOK", "COST")
+        ]
         assert rows[0].split()[:5] == [listed[0]["key"][:16], "writer", "workflow", "Blog", "ann"]
         assert "in 59 min" in rows[0]
         assert "never" in rows[1]

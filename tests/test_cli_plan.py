@@ -286,7 +286,7 @@ class TestPlanning:
 
         found = plan(Moving, {"topic": "tides"}, storage=storage)
         assert found is not None
-        assert [(each.verdict, each.reason) for each in found.steps][0] == (
+        assert next((each.verdict, each.reason) for each in found.steps) == (
             "unknown",
             "called inline, or not there any more",
         )
