@@ -163,7 +163,7 @@ def read_under_the_hook(
     run = make_run(input=PICKLES[2], output=json.dumps(FOREIGN["LangChain"]).encode())
     with closing(sqlite3.connect(folder / "planted.db")) as connection, connection:
         columns = list(rows.run_row(run))
-        insert(connection, "run", [*columns[:15], columns[-1], *columns[15:-1]])
+        insert(connection, "run", [*columns[:17], columns[-1], *columns[17:-1]])
     found: dict[str, Any] = json.loads(run_python(READER.format(control=control)))
     return found
 

@@ -86,14 +86,16 @@ def _found_out(step: Step, workflow: Stepping, *, is_method: bool) -> Known:
     options = step.options
     witness = Witness()
     agents: list[str] = []
-    given = {"step": options.name, "special": _special(step), "witness": witness}
+    special = _special(step)
     if is_method:
-        used = method_parts(type(workflow), step.function, options.uses, **given)
+        used = method_parts(
+            type(workflow), step.function, options.uses, step=options.name, special=special, witness=witness
+        )
         _require_known(step, workflow, used)
         code = used.parts
         agents = [name for name in sorted(used.reads) if _is_agent(workflow, name)]
     else:
-        code = code_parts(step.function, options.uses, **given)
+        code = code_parts(step.function, options.uses, step=options.name, special=special, witness=witness)
     if options.version is not None:
         # The version stands for the code, but not for what the code works with.
         code = {label: told for label, told in code.items() if not label.startswith(_OF_CODE)}

@@ -8,7 +8,6 @@ keeps so many bytes.
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -101,7 +100,7 @@ def put(cache: StepCache, entry: Entry, *, ttl: float | None = None) -> None:
     >>> cache.read(Place(""), key_of("a")).result
     b'the result of a'
     """
-    lease_id = secrets.token_hex(16)
+    lease_id = clock.new_id()
     assert cache.claim(entry.place, entry.key, lease_id, 10.0, unless=None)
     assert cache.store(entry, lease_id, ttl=ttl)
 
@@ -119,7 +118,7 @@ def _winners(storage: Storage, commit: Commit) -> int:
 
     def race() -> None:
         try:
-            won.append(storage.commit(replace(commit, commit_id=secrets.token_hex(16))))
+            won.append(storage.commit(replace(commit, commit_id=clock.new_id())))
         except (errors.RunTakenOver, errors.VersionConflict):
             return
 
@@ -132,7 +131,7 @@ def _claimants(cache: StepCache, entry: Entry) -> int:
     stored: list[bool] = []
 
     def race() -> None:
-        lease_id = secrets.token_hex(16)
+        lease_id = clock.new_id()
         if cache.claim(entry.place, entry.key, lease_id, 60.0, unless=0.0):
             stored.append(cache.store(entry, lease_id, ttl=None))
 
