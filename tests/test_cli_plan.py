@@ -243,6 +243,24 @@ class TestPlanning:
             ("shared", "hit"),
         ]
 
+    def test_what_an_agent_would_answer_is_known_by_its_content(self) -> None:
+        class Titled(Workflow):
+            writer = Agent(shout, cache="workflow")
+
+            @step(cache="workflow")
+            def title(self, text: str) -> str:
+                return text.title()
+
+            def run(self, topic: str) -> str:
+                self.step("look", len, topic)
+                return self.title(self.writer.run(topic).content)
+
+        storage = MemoryStorage()
+        Titled(storage=storage).run("tides")
+        found = plan(Titled, {"topic": "tides"}, storage=storage)
+        assert found is not None
+        assert told(found) == [("look", "runs"), ("writer", "hit"), ("title", "hit")]
+
     def test_of_runs_of_the_same_input_the_last_that_completed_is_gone_by(self, storage: Storage) -> None:
         done = Priced(storage=storage, session_id="s")
         done.run("tides")

@@ -142,6 +142,17 @@ class TestResume:
         assert "failed; holdfast runs show" not in result.stderr
         assert holdfast("runs", "resume", "nothing").exit_code == 3
 
+    def test_a_run_whose_changes_others_have_changed_is_left_as_it_is(self) -> None:
+        run_id = failed("--session-id", "s")
+        Path("mended").touch()
+        ok("run", "blog.py:Blog", "--topic", "moon", "--session-id", "s")
+        before = as_json("runs", "show", run_id), as_json("sessions", "show", "s")["state"]
+        result = holdfast("runs", "resume", run_id)
+        assert result.exit_code == 5
+        assert "cannot be resumed: another run has changed /topics since" in result.stderr
+        assert "failed; holdfast runs show" not in result.stderr
+        assert before == (as_json("runs", "show", run_id), as_json("sessions", "show", "s")["state"])
+
     @pytest.mark.crash
     @pytest.mark.parametrize("server", [False, True], ids=["sqlite", "postgres"])
     def test_a_run_whose_process_was_killed_goes_on_in_another_one(self, server: bool) -> None:
