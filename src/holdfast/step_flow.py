@@ -55,7 +55,6 @@ from holdfast.storage.base import Storage
 
 if TYPE_CHECKING:
     from holdfast.agent import Agent
-    from holdfast.steps import Stepping
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
@@ -83,7 +82,7 @@ class Asked:
     """What the key is made of, as it is recorded."""
     function: Callable[[], Any]
     types: Types
-    workflow: Stepping | None
+    workflow: object | None
     run: ActiveRun | None
     storage: Storage
     place: Place

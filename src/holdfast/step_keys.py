@@ -44,7 +44,7 @@ def key_of(head: Iterable[str], parts: Mapping[str, bytes]) -> bytes:
         parts: digests of 32 bytes by what they are of.
 
     >>> key_of(("run", "search"), {"argument topic": bytes(32)}).hex()[:8]
-    '0f3fd1a5'
+    '20e77bcb'
     """
     labels = sorted(parts)
     told = msgspec.json.encode([list(head), labels])

@@ -109,8 +109,8 @@ def show(
         found = changes.read_version(located, version)
         usage, savings = spent(located)
     if as_json:
-        paid = {"usage": usage_json(usage), "savings": savings_json(savings)}
-        print_exact(described(located) | {"version": found.info.version} | paid | {"state": found.exact})
+        shown = described(located) | {"version": found.info.version}
+        print_exact(shown | {"usage": usage_json(usage), "savings": savings_json(savings), "state": found.exact})
         return
     print_facts(
         {
