@@ -115,9 +115,10 @@ class TestShow:
 
     def test_a_key_that_none_or_several_have_is_an_error(self, default_storage: SqlWorkflowStorage) -> None:
         put(default_storage.step_cache, make_entry("a"))
-        put(default_storage.step_cache, make_entry("a", Place("ann")))
+        put(default_storage.step_cache, make_entry("a", Place("ann"), result=b'{"v":1}'))
         key = make_entry("a").key.hex()
         assert holdfast("cache", "show", key).exit_code == 2
+        assert as_json("cache", "show", key, "--user-id", "ann")["user_id"] == "ann"
         for unknown in ("zz", ""):
             result = holdfast("cache", "show", unknown)
             assert result.exit_code == 3
