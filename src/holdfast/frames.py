@@ -151,4 +151,5 @@ def in_parallel() -> Iterator[None]:
 def agents_of(workflow: Any, ran: list[Answerer]) -> dict[str, Answerer]:
     """Those of a workflow's own agents that were run, by attribute."""
     identities = {id(agent) for agent in ran}
-    return {name: value for name, value in vars(workflow).items() if id(value) in identities}
+    # A copy, for steps beside this one may use an agent for the first time at this moment.
+    return {name: value for name, value in vars(workflow).copy().items() if id(value) in identities}

@@ -549,8 +549,8 @@ async def _awaited(asked: Asked, flow: Flow) -> Any:
     task = asyncio.ensure_future(aperform(flow))
     try:
         await asyncio.shield(task)
-    except BaseException as error:
-        if task.done():
+    except (asyncio.CancelledError, GeneratorExit) as error:
+        if task.done() or task.get_loop().is_closed():
             raise
         _going_on.add(task)
         task.add_done_callback(_ended)
