@@ -146,6 +146,7 @@ LAYERS = [
     "holdfast.paths",
     "holdfast.recursion",
     "holdfast.threads",
+    "holdfast.environment",
     # plain data
     "holdfast.response",
     "holdfast.records",

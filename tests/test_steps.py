@@ -735,6 +735,47 @@ def test_a_cache_that_fails_makes_a_warning_and_the_step_is_computed(monkeypatch
             assert Plain(storage=storage).run("a").content.title == "aa"
 
 
+def test_what_a_run_found_in_the_cache_is_counted_with_one_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asking(Workflow):
+        @step(cache="workflow")
+        def ask(self, topic: str) -> str:
+            return topic
+
+        def run(self) -> list[str]:
+            return [self.ask(topic) for topic in "abcabcabc"]
+
+    written: list[Any] = []
+    with closing(SqlWorkflowStorage(db_file=tmp_path / "a.db")) as storage:
+        count = type(storage.step_cache).count_hits
+        monkeypatch.setattr(
+            type(storage.step_cache), "count_hits", lambda cache, hits: (written.append(dict(hits)), count(cache, hits))
+        )
+        Asking(storage=storage).run()
+        assert [sorted(hits.values()) for hits in written] == [[2, 2, 2]]
+        assert sorted(entry.hits for entry in storage.step_cache.find(None)) == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "value", ["a", "", '"}', '{"$hf":["tuple",[]]}', "$hf:1", "\u20ac\n", "x" * 20_000, ("a",), ["a"], {"v": "a"}]
+)
+def test_a_result_that_is_found_is_the_one_that_was_kept(storage: Storage, value: Any) -> None:
+    class Giving(Workflow):
+        @step(cache="workflow")
+        def give(self) -> Any:
+            computed.append("give")
+            return value
+
+        def run(self) -> list[Any]:
+            return [self.give() for _ in range(3)]
+
+    found = Giving(storage=storage).run().content
+    assert found == [value] * 3
+    assert {type(each) for each in found} == {type(value)}
+    assert computed == ["give"]
+
+
 def test_a_record_of_a_run_that_cannot_be_written_raises_with_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = MemoryStorage()
     monkeypatch.setattr(time, "sleep", lambda _: None)

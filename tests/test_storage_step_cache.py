@@ -285,6 +285,40 @@ def test_a_hit_that_is_remembered_is_as_new_as_the_database(storage: SqlWorkflow
         assert [_read(storage), _read(other)] == [None] * 2
 
 
+def test_what_anybody_commits_makes_a_remembered_hit_be_looked_at_again(
+    storage: SqlWorkflowStorage, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(storage.step_cache, make_entry("a", Place("ann", "s"), result=b"first"))
+    asked: list[str] = []
+    peek = SqlWorkflowStorage._peek
+
+    def watched(storage: SqlWorkflowStorage, query: str, row: Any) -> Any:
+        asked.append(query)
+        return peek(storage, query, row)
+
+    monkeypatch.setattr(SqlWorkflowStorage, "_peek", watched)
+    assert [_read(storage) for _ in range(4)] == [b"first"] * 4
+    assert asked == ["find_entry", "find_checksum"]
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE something_else (a)")
+    assert [_read(storage) for _ in range(2)] == [b"first"] * 2
+    assert asked[2:] == ["find_checksum"]
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("DELETE FROM holdfast_step_entry")
+    assert _read(storage) is None
+
+
+def test_connections_of_one_address_give_different_marks(storage: SqlWorkflowStorage, file: Path) -> None:
+    put(storage.step_cache, make_entry("a", Place("ann", "s")))
+    _read(storage)
+    seen = set()
+    for _ in range(5):
+        seen.add(storage._mark())
+        storage._opened()._readers.close()  # type: ignore[attr-defined]
+    assert len(seen) == 5
+    assert None not in seen
+
+
 def _read(storage: SqlWorkflowStorage) -> bytes | None:
     entry = storage.step_cache.read(Place("ann", "s"), key_of("a"))
     return entry and entry.result
@@ -297,7 +331,7 @@ def test_what_is_remembered_is_bounded(storage: SqlWorkflowStorage) -> None:
         cache.read(Place(""), key_of(str(number)))
     entries = storage._remembered.entries._values.values()
     assert len(entries) == 256
-    assert max(entry.size for _, entry in entries) == 1
+    assert max(entry.size for _, entry, _ in entries) == 1
 
 
 @pytest.mark.parametrize("column", ["result", "step", "checksum", "result_digest", "created_at"])

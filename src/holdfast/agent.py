@@ -113,6 +113,8 @@ class Agent:
         self._wrapped: Any = None
         self._wrapped_output: Any = None
         self._slot = _Slot()
+        self._known: Any = None
+        """What was found out about its identity last; see `agent_identity.py`."""
         self._attributes: list[str] = []
         if is_pydantic_agent(model):
             self._wrapped, self.model = model, None

@@ -11,22 +11,23 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType
-from typing import Any, Final
+from operator import is_
+from types import FunctionType, GenericAlias, MethodType, NoneType, UnionType
+from typing import Any, Final, get_origin
 
 from holdfast.agent import Agent, is_pydantic_agent
-from holdfast.canonical import combine, digest, identity
+from holdfast.canonical import combine, digest, digest_or_none, identity
+from holdfast.environment import Variable
 from holdfast.errors import StepKeyError
 from holdfast.fingerprint import Parts, Special, code_parts, combine_parts
 from holdfast.model_identity import ModelIdentity, address_of, is_model, public
 from holdfast.providers import OFFLINE
 from holdfast.sources import Memory
 from holdfast.told_types import NotCertain, function_told, type_told
+from holdfast.witness import Witness
 
 __all__ = ["agent_parts", "agents_in"]
 
@@ -34,6 +35,8 @@ KEY_ADVICE = "Give the step `key=` or `depends=`."
 
 _OF_EVERY_AGENT: Final = frozenset({"ToolSearch", "PendingMessageDrainCapability"})
 """Capabilities that pydantic-ai gives to each agent by itself."""
+_FIXED: Final = (type, FunctionType, MethodType, GenericAlias, UnionType)
+_default_model: Final = Variable("HOLDFAST_MODEL")
 _HOW_OFTEN: Final = frozenset({"max_retries", "sequential"})
 """Of an output type, what does not change the answer."""
 
@@ -57,7 +60,47 @@ def agent_parts(agent: Agent, name: str, step: str | None = None) -> Parts:
     ['address of `writer`', 'instructions of `writer`', 'model of `writer`', 'output type of `writer`',
      'settings of `writer`', 'tools of `writer`']
     """
-    return _Identity(agent, name, step or name, ()).parts()
+    known = agent._known
+    said = _said(agent)
+    if known is not None and known.holds(said, name):
+        return dict(known.parts)
+    witness = Witness()
+    parts = _Identity(agent, name, step or name, (), witness).parts()
+    if said is not None:
+        agent._known = Known(said, name, witness, parts)
+    return dict(parts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Known:
+    """What was found out about an agent, which keeps it and shares it with its copies; it does not hold any of them."""
+
+    said: tuple[Any, ...]
+    name: str
+    witness: Witness
+    parts: Parts
+
+    def holds(self, said: tuple[Any, ...] | None, name: str) -> bool:
+        """Whether the agent says the same now, and all else that was looked at is the same."""
+        is_same = said is not None and len(said) == len(self.said) and all(map(is_, said, self.said))
+        return is_same and name == self.name and self.witness.holds()
+
+
+def _said(agent: Agent) -> tuple[Any, ...] | None:
+    """What is assigned to an agent, each of which cannot change inside; None if something of it can."""
+    instructions = agent.instructions
+    texts = (instructions,) if isinstance(instructions, str | None) else tuple(instructions)
+    is_fixed = (
+        agent._wrapped is None
+        and isinstance(agent.model, str | None | FunctionType | MethodType)
+        and all(type(text) in (str, NoneType) for text in texts)
+        and all(isinstance(tool, FunctionType | MethodType) for tool in agent.tools)
+        and (isinstance(agent.output_type, _FIXED) or get_origin(agent.output_type) is not None)
+    )
+    if not is_fixed:
+        return None
+    model = (agent.model, agent.base_url, agent.model_settings, agent.output_type)
+    return (*model, type(instructions), len(texts), *texts, *agent.tools)
 
 
 def agents_in(step: str) -> Special:
@@ -72,7 +115,9 @@ def _agents_in(step: str, asking: tuple[Any, ...]) -> Special:
             return None
         if any(value is other for other in asking):
             return {}  # an agent that is a tool of itself, by whatever detour
-        return _Identity(agent, agent.name or name, step, (*asking, value)).parts()
+        if not asking and agent is value:
+            return agent_parts(agent, agent.name or name, step)
+        return _Identity(agent, agent.name or name, step, (*asking, value), Witness()).parts()
 
     return special
 
@@ -80,8 +125,9 @@ def _agents_in(step: str, asking: tuple[Any, ...]) -> Special:
 class _Identity:
     """The parts of one agent."""
 
-    def __init__(self, agent: Agent, name: str, step: str, asking: tuple[Any, ...]) -> None:
+    def __init__(self, agent: Agent, name: str, step: str, asking: tuple[Any, ...], witness: Witness) -> None:
         self._agent = agent
+        self._witness = witness
         self._name = name
         self._step = step
         self._special = _agents_in(step, (*asking, agent))
@@ -91,13 +137,16 @@ class _Identity:
         model = self._chosen()
         found = {
             "model": ModelIdentity(self._name, self._step, self._code).of(model, self._agent.base_url),
-            "address": self._of("address", address_of(model, self._agent.base_url)),
+            "address": self._of("address", self._address(model, self._agent.base_url)),
             "settings": self._settings(model),
             "instructions": self._instructions(),
             "tools": self._tools(),
             "output type": self._output(),
         }
         return {f"{kind} of `{self._name}`": part for kind, part in found.items()}
+
+    def _address(self, model: Any, base_url: str | None) -> Any:
+        return self._witness.again(lambda: address_of(model, base_url))
 
     def _of(self, kind: str, value: Any) -> bytes:
         return digest(value, f"{kind} of `{self._name}`", self._step)
@@ -106,7 +155,7 @@ class _Identity:
         return StepKeyError(path=f"{kind} of `{self._name}`", step=self._step, reason=reason, advice=advice)
 
     def _code(self, function: Callable[..., Any]) -> bytes:
-        return combine_parts(code_parts(function, step=self._step, special=self._special))
+        return combine_parts(code_parts(function, step=self._step, special=self._special, witness=self._witness))
 
     def _unwrapped(self) -> Any:
         wrapped = self._agent._wrapped
@@ -119,13 +168,17 @@ class _Identity:
     def _chosen(self) -> Any:
         if self._agent.model is None and self._wrapped is not None:
             return self._wrapped.model
-        return os.environ.get("HOLDFAST_MODEL") or OFFLINE if self._agent.model is None else self._agent.model
+        named = self._witness.again(lambda: _default_model.value)
+        return named or OFFLINE if self._agent.model is None else self._agent.model
 
     def _settings(self, model: Any) -> bytes:
         layers = [model.settings if is_model(model) else None, self._agent.model_settings]
         layers.insert(1, getattr(self._wrapped, "model_settings", None))
         if any(map(callable, layers)):
             raise self._refused("settings", "are made by a function")
+        own = self._agent.model_settings
+        if own is not None:
+            self._witness.again(lambda: digest_or_none(public(own)))
         return self._of("settings", [said for layer in layers if (said := public(layer or {}))])
 
     def _instructions(self) -> bytes:
@@ -144,9 +197,9 @@ class _Identity:
     def _tools(self) -> bytes:
         agent, wrapped = self._agent, self._wrapped
         if wrapped is None and all(isinstance(tool, FunctionType | MethodType) for tool in agent.tools):
-            with contextlib.suppress(NotCertain):
-                told = [self._of("tools", function_told(tool)) for tool in agent.tools]
-                return combine([*told, *map(self._code, agent.tools)])
+            told = [self._told(function_told, tool) for tool in agent.tools]
+            if None not in told:
+                return combine([*(self._of("tools", each) for each in told), *map(self._code, agent.tools)])
         source = wrapped if wrapped is not None and not agent.tools else self._built()
         tools = list(source._function_toolset.tools.values())
         others: list[Any] = []
@@ -178,14 +231,24 @@ class _Identity:
     def _output(self) -> bytes:
         output = self._agent.output_type
         wrapped = self._wrapped
-        if wrapped is None:
-            with contextlib.suppress(NotCertain):
-                return self._of("output type", ["plain", type_told(output)])
+        if wrapped is None and (told := self._told(type_told, output)) is not None:
+            return self._of("output type", ["plain", told])
         validators = [validator.function for validator in wrapped._output_validators] if wrapped is not None else []
         pieces = [self._code(validator) for validator in validators]
         if output is not str:
             pieces += [_schema_of(self._built()), *(self._code(function) for function in _functions_in(output))]
         return combine([self._of("output type", _names_in(output)), *pieces])
+
+    def _told(self, tell: Callable[[Any], Any], of: Any) -> Any:
+        """What a model is told of something; None where that is not certain."""
+
+        def told() -> Any:
+            try:
+                return tell(of)
+            except NotCertain:
+                return None
+
+        return self._witness.again(told)
 
     def _built(self) -> Any:
         # On a copy, whose lists nobody else changes: it is compared with what was built last.

@@ -7,7 +7,6 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+from holdfast.environment import Variable
 from holdfast.errors import InvalidInput
 
 __all__ = ["Cache", "Control", "allowed", "cache_control", "cache_of"]
@@ -23,6 +23,7 @@ __all__ = ["Cache", "Control", "allowed", "cache_control", "cache_of"]
 Scope: TypeAlias = Literal["run", "session", "workflow", "global"]
 
 VARIABLE: Final = "HOLDFAST_CACHE"
+_variable: Final = Variable(VARIABLE)
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -114,6 +115,8 @@ class Control:
     """Whether one may be computed."""
 
     def __and__(self, other: Control) -> Control:
+        if self == other:
+            return self  # so that what nobody restricts is `ALL` itself, for which is looked often
         return Control(self.reads and other.reads, self.writes and other.writes, self.computes and other.computes)
 
 
@@ -180,7 +183,7 @@ def allowed() -> Control:
         InvalidInput: the variable has a value that is not known.
     """
     control = _control.get()
-    named = os.environ.get(VARIABLE)
+    named = _variable.value
     if not named:
         return control
     if named not in _BY_NAME:

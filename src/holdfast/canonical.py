@@ -68,6 +68,9 @@ def digest(value: Any, path: str, step: str) -> bytes:
     holdfast.errors.StepKeyError: argument x[1] of step 'write' is code ...
     """
     try:
+        # Nearly all that steps are given is text, which JSON says whatever is in it.
+        return _plain(value) if type(value) is str else identity(value, path)
+    except UnicodeEncodeError:
         return identity(value, path)
     except Unidentified as problem:
         raise problem.error(step) from None
@@ -106,10 +109,14 @@ def combine(parts: Iterable[bytes]) -> bytes:
 def _identity(value: Any, path: str) -> bytes:
     if _is_plain(value):
         try:
-            return sha256(_PLAIN_PREFIX + _json.encode(value)).digest()
+            return _plain(value)
         except UnicodeEncodeError:
             pass  # half a character, which the walk can say
     return sha256(_WALKED_PREFIX + Walk().node(value, (path,), 0)).digest()
+
+
+def _plain(value: Any) -> bytes:
+    return sha256(_PLAIN_PREFIX + _json.encode(value)).digest()
 
 
 def _is_plain(value: Any) -> bool:

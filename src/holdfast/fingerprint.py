@@ -20,7 +20,16 @@ from decimal import Decimal
 from enum import Enum
 from os.path import realpath
 from pathlib import PurePath
-from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    EllipsisType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -142,6 +151,8 @@ class _Found:
             self._add(label, self._class(value) or _by_name(value))
         elif (wrapped := self._witness.attribute(value, "__wrapped__")) is not ABSENT:
             self.callable(wrapped, label)
+        elif isinstance(value, MethodDescriptorType | WrapperDescriptorType):  # such as `str.upper`
+            self._add(label, identity([value.__objclass__.__module__, value.__qualname__], "code"))
         elif isinstance(value, BuiltinFunctionType):
             self._add(label, _by_name(value))
             if not isinstance(value.__self__, ModuleType | None):

@@ -19,6 +19,9 @@ from holdfast.records import Usage
 __all__ = ["Meter", "add_usage", "metering"]
 
 
+_NOTHING = Usage()
+
+
 class Meter:
     """The sum of the usage that was reported while it was open.
 
@@ -30,7 +33,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._usage = Usage()
+        self._usage = _NOTHING
 
     @property
     def usage(self) -> Usage:

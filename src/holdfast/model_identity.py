@@ -164,8 +164,8 @@ def address_of(model: Any, base_url: str | None) -> Any:
     # A name without a provider may be asked anywhere, as far as is known here.
     provider = re.split("[-/]", model.partition(":")[0])[0] if ":" in model else ""
     prefixes = _VARIABLES.get(provider, (f"{provider.upper()}_" if provider else "",))
-    said = {name: value for name, value in os.environ.items() if _ADDRESS.search(name) and value}
-    return {name: _clean(value) for name, value in said.items() if name.startswith(prefixes)} or None
+    named = [name for name in os.environ if name.startswith(prefixes) and _ADDRESS.search(name)]
+    return {name: _clean(value) for name in named if (value := os.environ.get(name))} or None
 
 
 def _clean(address: str) -> str:

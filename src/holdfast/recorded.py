@@ -9,9 +9,11 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from holdfast import codec
 from holdfast.declared import Types
@@ -27,15 +29,14 @@ _KEPT = ("event", "agent", "agent_run_id", "model", "data")
 """Fields of a response that are recorded beside its content, messages and usage; the others are of the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """What a step gave."""
 
     value: Any
     """What it returned."""
     events: list[Any] | None = None
     """What it yielded; None if it is no stream."""
-    agents: Mapping[str, RunResponse] = field(default_factory=dict)
+    agents: Mapping[str, RunResponse] = {}
     """The last response of each of the workflow's agents that it ran, by attribute."""
     kind: Kind = "value"
     """How it gave it."""
@@ -67,6 +68,8 @@ def decode(data: bytes, types: Types) -> Given:
     Raises:
         UndeclaredType, StateError, MalformedData: as `codec.decode`.
     """
+    if data.startswith(b'{"v":"') and len(data) <= _MOST_TEXT and (text := _text(data)) is not None:
+        return text
     tree = codec.decode(data, types, "result")
     value = _read(tree[_RESPONSE]) if _RESPONSE in tree else tree[_VALUE]
     events = tree.get(_EVENTS)
@@ -77,6 +80,17 @@ def decode(data: bytes, types: Types) -> Given:
         {name: _read(response) for name, response in agents.items()} if agents else {},
         tree.get(_KIND, "value"),
     )
+
+
+_MOST_TEXT = 16_384
+"""Bytes of a text up to which it is kept as it was read."""
+
+
+@functools.lru_cache(maxsize=256)
+def _text(data: bytes) -> Given | None:
+    """What a step gave that gave nothing but a text: that cannot be changed, so that it need not be made anew."""
+    tree = codec.parse_json(data, "result")
+    return Given(tree[_VALUE]) if tree.keys() == {_VALUE} and type(tree[_VALUE]) is str else None
 
 
 def path_told(path: str) -> str:

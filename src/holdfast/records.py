@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -205,8 +206,7 @@ class StepRecord:
     """What it returned and yielded, encoded; None for a wider scope, or because the run has completed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Whom an entry of the step cache is for; a part of its key in the storage."""
 
     owner: str

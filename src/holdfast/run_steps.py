@@ -12,11 +12,11 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from holdfast.errors import StorageError
-from holdfast.records import Place, Savings, StepRecord
-from holdfast.storage.base import StepCache
+from holdfast.records import Entry, Place, Savings, StepRecord, Usage
+from holdfast.storage.base import Storage
 
 MOST_NOTED = 1_000
 """How many steps of wider scope are noted with a run: they tell what it did, and nothing depends on them."""
@@ -30,7 +30,9 @@ class RunSteps:
     """What is known of the steps of one run; may be used from several threads."""
 
     def __init__(self) -> None:
-        self.savings = Savings()
+        self._answers = 0
+        self._saved_seconds = 0.0
+        self._saved_usage = Usage()
         self.has_results = False
         """Whether results are stored with the run."""
         self._lock = threading.Lock()
@@ -38,8 +40,8 @@ class RunSteps:
         self._occurrences: dict[bytes, int] = {}
         self._recorded: dict[tuple[bytes, int], StepRecord] = {}
         self._answered: set[int] = set()
-        self._noted: list[StepRecord] = []
-        self._hits: dict[int, tuple[StepCache, Counter[tuple[Place, bytes]]]] = {}
+        self._noted: list[Callable[[], StepRecord]] = []
+        self._hits: dict[int, tuple[Storage, Counter[tuple[Place, bytes]]]] = {}
 
     def recorded(self, records: Iterable[StepRecord]) -> None:
         """Take over what an earlier attempt of the run has recorded."""
@@ -76,29 +78,42 @@ class RunSteps:
         """Whether no more steps of wider scope are noted."""
         return len(self._noted) >= MOST_NOTED
 
-    def note(self, record: StepRecord) -> None:
-        """Remember a step of wider scope, to be recorded when the run ends."""
+    def note(self, record: Callable[[], StepRecord]) -> None:
+        """Remember a step of wider scope, of which a record is to be made when the run ends."""
         with self._lock:
             if len(self._noted) < MOST_NOTED:
                 self._noted.append(record)
 
-    def save(self, savings: Savings) -> None:
-        """Add what a step that was answered has saved."""
+    @property
+    def savings(self) -> Savings:
+        """What the steps that were answered have saved."""
         with self._lock:
-            self.savings = self.savings + savings
+            return Savings(self._answers, self._saved_seconds, self._saved_usage)
 
-    def found(self, cache: StepCache, place: Place, key: bytes) -> None:
-        """An entry of the step cache was used."""
+    def save(self, seconds: float, usage: Usage) -> None:
+        """Add what a step that was answered had cost when it was computed."""
         with self._lock:
-            self._hits.setdefault(id(cache), (cache, Counter()))[1][place, key] += 1
+            self._answers += 1
+            self._saved_seconds += seconds
+            if usage.requests or usage.cost != 0:
+                self._saved_usage += usage
+
+    def found(self, storage: Storage, entry: Entry) -> None:
+        """An entry of the step cache of a storage has answered a step."""
+        self.save(entry.seconds, entry.usage)
+        with self._lock:
+            hits = self._hits.get(id(storage))
+            if hits is None:
+                hits = self._hits[id(storage)] = storage, Counter()
+            hits[1][entry.place, entry.key] += 1
 
     def conclude(self, run_id: str, *, is_complete: bool) -> None:
         """The run has ended: tell the cache what was used, and warn of what was recorded for nothing."""
         with self._lock:
             hits, self._hits = self._hits, {}
-        for cache, counted in hits.values():
+        for storage, counted in hits.values():
             try:
-                cache.count_hits(counted)
+                storage.step_cache.count_hits(counted)
             except StorageError as error:
                 warnings.warn(f"How often results of steps were used could not be recorded: {error}", StepWarning, 2)
         unasked = self.unasked() if is_complete else ()
@@ -114,7 +129,8 @@ class RunSteps:
     def to_note(self) -> tuple[StepRecord, ...]:
         """What is to be recorded of steps of wider scope."""
         with self._lock:
-            return tuple(self._noted)
+            noted = list(self._noted)
+        return tuple(record() for record in noted)
 
     def unasked(self) -> tuple[StepRecord, ...]:
         """Records of an earlier attempt that the run did not ask for, but for those inside of ones that it did."""

@@ -12,6 +12,7 @@ Rules that must stay true:
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +43,7 @@ from holdfast.records import Commit, Run, Snapshot, StepRecord
 from holdfast.retracing import StateChange, Undoing
 from holdfast.standing import Merged, Pending, Problems, Standing, with_seeds
 from holdfast.state import SessionState
-from holdfast.storage.base import Storage
+from holdfast.storage.base import StepCache, Storage
 from holdfast.stored import StoredDocument, recent
 from holdfast.values import StoredValues
 
@@ -140,6 +141,11 @@ class Session:
                 if self._standing is None:
                     self.load()
         return self._live.state
+
+    @functools.cached_property
+    def step_cache(self) -> StepCache:
+        """That of its storage, which makes a new object at each look."""
+        return self.storage.step_cache
 
     @property
     def version(self) -> int:

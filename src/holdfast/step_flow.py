@@ -46,7 +46,7 @@ from holdfast.flights import EntryLease, Flight, flights
 from holdfast.frames import Frame, agents_of, current_frame, is_parallel
 from holdfast.metering import Meter, metering
 from holdfast.recorded import Given
-from holdfast.records import Entry, Place, Savings, StepRecord
+from holdfast.records import Entry, Place, StepRecord
 from holdfast.response import RunEvent, RunResponse
 from holdfast.retracing import Misplaced, StateChange
 from holdfast.run_steps import StepWarning
@@ -54,7 +54,8 @@ from holdfast.running import ActiveRun, Output
 from holdfast.storage.base import Storage
 
 if TYPE_CHECKING:
-    from holdfast.agent import Agent
+    from holdfast.session import Session
+    from holdfast.steps import Step, Stepping
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
@@ -73,38 +74,35 @@ KEEP_PAUSE = 0.5
 
 @dataclass(slots=True)
 class Asked:
-    """One call of a step."""
+    """One call of a step. Every hit makes one as well: what only computing needs is made when that begins."""
 
-    name: str
+    step: Step
+    workflow: Stepping
+    run: ActiveRun | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     scope: str
     key: bytes
-    parts: Callable[[], bytes]
-    """What the key is made of, as it is recorded."""
-    function: Callable[[], Any]
-    types: Types
-    workflow: object | None
-    run: ActiveRun | None
-    storage: Storage
+    told: dict[str, bytes]
+    """What the key is made of."""
     place: Place
-    cache: Cache | None = None
-    workflow_name: str = ""
-    store_if: Callable[[Any], Any] | None = None
-    retries: int = 0
-    is_plain: bool = False
+    session: Session
+    types: Types
+    """What its result may be made of."""
+    is_plain: bool
     """Whether only a call tells whether the function streams, or is to be awaited."""
-    streams: bool = False
+    streams: bool
     """Whether the caller wants what it yields."""
-    agent: Agent | None = None
-    """The agent that answers, if it is one's."""
     shows: Callable[[Any], bool] | None = None
     """Which of the recorded pieces its caller wants; None for all."""
     began: float = field(default_factory=clock.now)
     seconds: float = 0.0
-    meter: Meter = field(default_factory=Meter)
     flight: Flight | None = None
     """The execution that this call leads."""
     found: tuple[Entry, Given] | None = None
     """What answers it, if that was found already."""
+    has_looked: bool = False
+    """Whether it was found just now that nothing answers it."""
     is_down: bool = False
     """Whether the cache failed, so that it is left alone."""
     is_damaged: bool = False
@@ -116,6 +114,33 @@ class Asked:
     """Whether its thread does nothing else while it waits."""
     value: Any = None
     """What came of it."""
+    _meter: Meter | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the step."""
+        return self.step.options.name
+
+    @property
+    def cache(self) -> Cache | None:
+        """Where its result is kept for others; None for the scope of the run."""
+        return self.step.options.cache
+
+    @property
+    def storage(self) -> Storage:
+        """That of the workflow."""
+        return self.session.storage
+
+    @property
+    def meter(self) -> Meter:
+        """What computing it has used."""
+        if self._meter is None:
+            self._meter = Meter()
+        return self._meter
+
+    def parts(self) -> bytes:
+        """What the key is made of, as it is recorded."""
+        return parts_of(self.told)
 
     @contextmanager
     def scoped(self, frame: Frame) -> Iterator[None]:
@@ -136,18 +161,14 @@ class Asked:
 
     def record(self, number: int, occurrence: int, frame: Frame | None, **more: Any) -> StepRecord:
         """The record of the step in its run."""
+        return self.record_of(number, occurrence, frame, **more)()
+
+    def record_of(self, number: int, occurrence: int, frame: Frame | None, **more: Any) -> Callable[[], StepRecord]:
+        """As `record`, to be made later: it holds no argument of the step."""
         outer = frame.outer if frame is not None else current_frame()
-        return StepRecord(
-            number=number,
-            name=self.name,
-            scope=self.scope,
-            key=self.key,
-            occurrence=occurrence,
-            parts=self.parts(),
-            within=outer.number if outer is not None else 0,
-            started_at=self.began,
-            **more,
-        )
+        within = outer.number if outer is not None else 0
+        facts = {"name": self.name, "scope": self.scope, "key": self.key, "started_at": self.began, **more}
+        return functools.partial(_record, self.told, number=number, occurrence=occurrence, within=within, **facts)
 
 
 # -- a step of the run's own scope ----------------------------------------------------------------------------------
@@ -170,7 +191,7 @@ def in_run(asked: Asked) -> Flow:
         if given is not None:
             if record.patch is not None:
                 yield Store(functools.partial(_repeat, asked, StateChange.from_bytes(record.patch)))
-            run.steps.save(Savings(1, record.seconds, record.usage))
+            run.steps.save(record.seconds, record.usage)
             asked.tell(RunEvent.step_completed, cached=True)
             return (yield from _replayed(asked, given))
         number = run.steps.next_number()
@@ -182,7 +203,7 @@ def in_run(asked: Asked) -> Flow:
     change = yield Store(functools.partial(session.changes_since, mark))
     if change is not None and beside_others:
         raise _changed_state(asked)
-    if asked.store_if is None or asked.store_if(given.value):
+    if asked.step.options.store_if is None or asked.step.options.store_if(given.value):
         record = asked.record(
             number,
             occurrence,
@@ -239,7 +260,7 @@ def for_others(asked: Asked) -> Flow:
     control = allowed()
     if asked.is_down or not (control.reads or control.writes):
         return (yield from _only_computed(asked))
-    entry = yield Store(functools.partial(_find, asked))
+    entry = None if asked.has_looked else (yield Store(functools.partial(_find, asked)))
     if entry is not None:
         if control.reads and (given := decoded(asked, entry.result)) is not None:
             return (yield from _hit(asked, entry, given))
@@ -253,12 +274,17 @@ def for_others(asked: Asked) -> Flow:
 
 def peek(asked: Asked) -> Entry | None:
     """The entry that answers a step at once, if it is there and may be used."""
-    return _find(asked) if allowed() == ALL else None
+    control = allowed()
+    if control is not ALL and control != ALL:
+        return None
+    entry = _find(asked)
+    asked.has_looked = entry is None
+    return entry
 
 
 def _find(asked: Asked) -> Entry | None:
     try:
-        entry = asked.storage.step_cache.read(asked.place, asked.key)
+        entry = asked.session.step_cache.read(asked.place, asked.key)
     except StorageError as error:
         asked.is_damaged = isinstance(error, CorruptData)
         asked.is_down = not asked.is_damaged
@@ -286,15 +312,15 @@ def hit(asked: Asked, entry: Entry, given: Given) -> None:
     """Note that a step was answered."""
     run = asked.run
     if run is not None:
-        run.steps.save(Savings(1, entry.seconds, entry.usage))
-        run.steps.found(asked.storage.step_cache, asked.place, asked.key)
+        run.steps.found(asked.session.storage, entry)
         if not run.steps.is_noted_whole():
-            record = asked.record(
-                run.steps.next_number(), 0, None, is_hit=True, seconds=entry.seconds, usage=entry.usage
+            run.steps.note(
+                asked.record_of(run.steps.next_number(), 0, None, is_hit=True, seconds=entry.seconds, usage=entry.usage)
             )
-            run.steps.note(record)
-        asked.tell(RunEvent.step_completed, cached=True)
-    restore_agents(asked, given)
+        if run.tells:
+            asked.tell(RunEvent.step_completed, cached=True)
+    if given.agents or asked.step.agent is not None:
+        restore_agents(asked, given)
 
 
 def _hit(asked: Asked, entry: Entry, given: Given) -> Flow:
@@ -421,13 +447,13 @@ def _led(asked: Asked, lease: EntryLease) -> Flow:
     given, frame = yield from _alone(asked, lease)
     entry = None
     is_stored = False
-    if asked.store_if is None or asked.store_if(given.value):
+    if asked.step.options.store_if is None or asked.step.options.store_if(given.value):
         entry = Entry(
             place=asked.place,
             key=asked.key,
             scope=asked.scope,
             is_shared=asked.cache is not None and asked.cache.shared,
-            workflow=asked.workflow_name,
+            workflow=asked.workflow.name,
             step=asked.name,
             parts=asked.parts(),
             seconds=asked.seconds,
@@ -468,8 +494,9 @@ def _only_computed(asked: Asked) -> Flow:
 def _note_computed(asked: Asked, frame: Frame) -> None:
     run = asked.run
     if run is not None and not run.steps.is_noted_whole():
-        record = asked.record(frame.number, 0, frame, is_hit=False, seconds=asked.seconds, usage=asked.meter.usage)
-        run.steps.note(record)
+        run.steps.note(
+            asked.record_of(frame.number, 0, frame, is_hit=False, seconds=asked.seconds, usage=asked.meter.usage)
+        )
 
 
 def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
@@ -500,13 +527,13 @@ def _changed_state(asked: Asked) -> StepStateError:
 
 def _computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
     """Call the step's function until it ends well or has failed as often as it may."""
-    if not asked.retries:
+    if not asked.step.options.retries:
         return (yield from _called(asked, frame, lease))
     import tenacity
 
     pauses: list[float] = []
     tries = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(asked.retries + 1),
+        stop=tenacity.stop_after_attempt(asked.step.options.retries + 1),
         wait=tenacity.wait_exponential(multiplier=0.5, max=30) + tenacity.wait_random(0, 0.5),
         sleep=pauses.append,
         reraise=True,
@@ -543,7 +570,7 @@ class _Count:
 def _called(asked: Asked, frame: Frame, lease: EntryLease | None, handed_out: _Count | None = None) -> Flow:
     """Call the step's function once; hand out what it yields."""
     scope = functools.partial(asked.scoped, frame)
-    result = yield Call(asked.function, scope)
+    result = yield Call(asked.step.bound(asked.args, asked.kwargs), scope)
     kind = kind_of(result)
     if asked.is_plain and kind != "value":
         with _suspended(lease):
@@ -563,7 +590,7 @@ def _called(asked: Asked, frame: Frame, lease: EntryLease | None, handed_out: _C
         yield Close(result, scope)
         raise
     if value is None:
-        value = asked.agent.run_response if asked.agent is not None else _whole(events)
+        value = asked.step.agent.run_response if asked.step.agent is not None else _whole(events)
     return Given(value, events, _last_responses(asked, frame), kind)
 
 
@@ -641,8 +668,8 @@ def restore_agents(asked: Asked, given: Given) -> None:
         agent = getattr(asked.workflow, name, None)
         if agent is not None:
             agent.run_response = response
-    if asked.agent is not None and isinstance(given.value, RunResponse):
-        asked.agent.run_response = given.value
+    if asked.step.agent is not None and isinstance(given.value, RunResponse):
+        asked.step.agent.run_response = given.value
 
 
 def decoded(asked: Asked, result: bytes | None) -> Given | None:
@@ -669,6 +696,10 @@ def _encoded(asked: Asked, given: Given) -> bytes:
 
 def _warn(text: str) -> None:
     warnings.warn(text, StepWarning, stacklevel=2)
+
+
+def _record(told: dict[str, bytes], **facts: Any) -> StepRecord:
+    return StepRecord(parts=parts_of(told), **facts)
 
 
 def parts_of(parts: dict[str, bytes]) -> bytes:

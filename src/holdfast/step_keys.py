@@ -46,9 +46,14 @@ def key_of(head: Iterable[str], parts: Mapping[str, bytes]) -> bytes:
     >>> key_of(("run", "search"), {"argument topic": bytes(32)}).hex()[:8]
     '20e77bcb'
     """
-    labels = sorted(parts)
-    told = msgspec.json.encode([list(head), labels])
-    return hashlib.sha256(b"".join([VERSION, told, *[parts[label] for label in labels]])).digest()
+    told, labels = _told(tuple(head), tuple(parts))
+    return hashlib.sha256(b"".join([told, *[parts[label] for label in labels]])).digest()
+
+
+@functools.lru_cache(maxsize=1_000)
+def _told(head: tuple[str, ...], unsorted: tuple[str, ...]) -> tuple[bytes, list[str]]:
+    labels = sorted(unsorted)
+    return VERSION + msgspec.json.encode([head, labels]), labels
 
 
 def parts_for_others(step: Step, workflow: Stepping, *, is_method: bool) -> dict[str, bytes]:

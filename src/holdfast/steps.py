@@ -185,6 +185,7 @@ class Step:
         self.agent = _agent_of(function)
         self.kind: Kind | None = kind_of_function(function)
         """How it gives what it gives; None where only a call tells."""
+        self.is_stream = self.kind in ("stream", "astream")
         self._check()
         self._parameters: dict[int, Parameters] = {}
         self.known: dict[type | None, Known] = {}
@@ -297,26 +298,36 @@ class Step:
             shared = "shared" if cache.shared else ""
             key = key_of((scope, shared, owner, place.session_id, whose, options.name), parts)
         return Asked(
-            name=options.name,
-            scope=scope,
-            key=key,
-            parts=functools.partial(step_flow.parts_of, parts),
-            function=self._timely(args, kwargs)
-            if options.timeout
-            else functools.partial(self.function, *args, **kwargs),
-            types=_types_of(workflow, self),
-            workflow=workflow,
-            run=run,
-            storage=session.storage,
-            place=place,
-            cache=cache,
-            workflow_name=workflow.name,
-            store_if=options.store_if,
-            retries=options.retries,
+            self,
+            workflow,
+            run,
+            args,
+            kwargs,
+            scope,
+            key,
+            parts,
+            place,
+            session,
+            self.types_in(workflow),
             is_plain=self.kind is None,
-            streams=self.kind in ("stream", "astream"),
-            agent=self.agent,
+            streams=self.is_stream,
         )
+
+    def bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """What computes it."""
+        return self._timely(args, kwargs) if self.options.timeout else functools.partial(self.function, *args, **kwargs)
+
+    def types_in(self, workflow: Stepping) -> Types:
+        """What its result may be made of: what the workflow declares, and what the function's annotations name."""
+        types = self.types.get(type(workflow))
+        if types is None:
+            hints = list(hints_of(self.function))
+            if self.agent is not None:
+                hints.append(self.agent.output_type)
+            declared = workflow._types
+            types = declared if not Types(hints).classes else Types([*declared.classes, *hints])
+            self.types[type(workflow)] = types
+        return types
 
     @property
     def identity(self) -> str:
@@ -335,11 +346,12 @@ class Step:
         given = parameters.given(args[skipped:], kwargs)
         if self.agent is not None and given.get("history") is not None:
             given["history"] = messages_from(given["history"])  # of a response only the content would count
-        return {
-            f"argument {parameter}": digest(value, f"argument {parameter}", name)
-            for parameter, value in given.items()
-            if parameter not in ignore
-        }
+        parts = {}
+        for parameter, value in given.items():
+            if parameter not in ignore:
+                label = "argument " + parameter
+                parts[label] = digest(value, label, name)
+        return parts
 
     def _timely(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
         function, timeout = self.function, self.options.timeout
@@ -411,20 +423,6 @@ def _run_of(workflow: Stepping | None) -> ActiveRun | None:
     if run is None or run.ended:
         return None
     return run if workflow is None or run.session is workflow._session else None
-
-
-def _types_of(workflow: Stepping, step: Step) -> Types:
-    """The types that a result may have: what the workflow declares, and what the function's annotations name."""
-    types = step.types.get(type(workflow))
-    if types is None:
-        function = step.function
-        hints = list(hints_of(function))
-        if step.agent is not None:
-            hints.append(step.agent.output_type)
-        declared = workflow._types
-        types = declared if not Types(hints).classes else Types([*declared.classes, *hints])
-        step.types[type(workflow)] = types
-    return types
 
 
 class Stepping:

@@ -66,7 +66,7 @@ class Witness:
         self._holders: list[Any] = []
         self._attributes: list[str] = []
         self._values: list[Any] = []
-        self._items: list[tuple[Mapping[str, Any], str, Any]] = []
+        self._items: list[tuple[Callable[..., Any], str, Any]] = []
         self._finds: list[Callable[[], Any]] = []
         self._found: list[Any] = []
         self._is_open = False
@@ -82,7 +82,7 @@ class Witness:
     def item(self, holder: Mapping[str, Any], name: str) -> Any:
         """Read what a mapping has under a name; `ABSENT` where there is nothing."""
         value = holder.get(name, ABSENT)
-        self._items.append((holder, name, value))
+        self._items.append((holder.get, name, value))
         return value
 
     def again(self, find: Callable[[], T]) -> T:
@@ -98,8 +98,8 @@ class Witness:
 
     def namespace(self, cls: type) -> None:
         """Look at all that stands in a class."""
-        names, values = list(vars(cls)), list(vars(cls).values())
-        self._items += [(vars(cls), name, value) for name, value in zip(names, values, strict=True)]
+        for name in list(vars(cls)):
+            self.item(vars(cls), name)
         self.again(lambda: len(vars(cls)))
 
     def leave_open(self) -> None:
@@ -115,7 +115,7 @@ class Witness:
                 return False
         except ValueError:  # a variable of a function around it has no value any more
             return False
-        for holder, name, value in self._items:
-            if holder.get(name, ABSENT) is not value:
+        for get, name, value in self._items:
+            if get(name, ABSENT) is not value:
                 return False
         return all(find() == found for find, found in zip(self._finds, self._found, strict=True))

@@ -116,14 +116,23 @@ class Engine:
         """Run `work`, one statement, if the database is open and nothing is in the way; else None, and `read` will
         tell why. It may miss for a moment that the file was replaced: for what need not be the newest.
         """
-        writer = self._writer
-        is_ready = writer.connection is not None and table in writer.prepared and not self._database.one_connection
-        if not is_ready or self._is_closing or self._process != process_number():
+        if not self._is_ready(table):
             return None
         try:
             return self._readers.peek(work)
         except (DatabaseReplaced, *FAILURES):
             return None
+
+    def mark(self, *, table: str) -> object | None:
+        """What is equal again only if nobody has committed anything in between; None where that is not to be had
+        cheaply. Looks as `peek` does.
+        """
+        return self.peek(self._readers.mark, table=table)
+
+    def _is_ready(self, table: str) -> bool:
+        writer = self._writer
+        is_open = writer.connection is not None and table in writer.prepared and not self._database.one_connection
+        return is_open and not self._is_closing and self._process == process_number()
 
     def stop(self, *, wait: float) -> None:
         """Finish what is queued, then close everything; waits at most so many seconds for that.

@@ -2,7 +2,8 @@
 
 Rules that must stay true:
 - nothing here is believed of itself: a listing is found by the checksum that the database has for it now, an entry
-  of the step cache counts only where it has that checksum, and a head only where it has exactly that row;
+  of the step cache counts only where it has that checksum, or nothing was committed since it had, and a head only
+  where it has exactly that row;
 - so that what a transaction wrote may be remembered before it is committed, and after it was rolled back;
 - each step is atomic, for many threads read at the same time.
 """
@@ -53,5 +54,6 @@ class Remembered:
         """By the checksum of the snapshot's row, which covers all that the listing says."""
         self.heads: Recent[tuple[str, str], tuple[Head, Row]] = Recent(1000)
         """By owner and session id: what the head says, and the row that says it."""
-        self.entries: Recent[tuple[Column, ...], tuple[Row, Entry]] = Recent(256)
-        """By the key of the row: small entries of the step cache, each with its checksum and its count of hits."""
+        self.entries: Recent[tuple[Column, ...], tuple[Row, Entry, object | None]] = Recent(256)
+        """By the key of the row: small entries of the step cache, each with its checksum and its count of hits, and
+        with the mark of the database in which these were seen last."""

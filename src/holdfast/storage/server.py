@@ -130,6 +130,10 @@ class ServerEngine:
         """See `Engine.peek` of `engine.py`; here a first look would cost as much as the read that it saves."""
         return None
 
+    def mark(self, *, table: str) -> object | None:  # noqa: ARG002
+        """See `Engine.mark` of `engine.py`; to ask a server for anything costs as much as to ask it for the entry."""
+        return None
+
     def stop(self, *, wait: float) -> None:
         """Close everything; waits at most so many seconds for what other threads are doing.
 

@@ -234,7 +234,14 @@ class SqlWorkflowStorage:
         from holdfast.storage.step_cache import SqlStepCache
 
         return SqlStepCache(
-            self._read, self._write, self._peek, self.table_name, self._sweeping, self._remembered, self.where
+            self._read,
+            self._write,
+            self._peek,
+            self._mark,
+            table=self.table_name,
+            sweeping=self._sweeping,
+            remembered=self._remembered,
+            where=self.where,
         )
 
     def rename_session(self, owner: str, session_id: str, new_id: str) -> None:
@@ -292,6 +299,13 @@ class SqlWorkflowStorage:
         engine = self._opened()
         text = texts(self.table_name, engine.statements.written)[query]
         return engine.peek(lambda connection: connection.execute(text, row).fetchall(), table=self.table_name)
+
+    def _mark(self) -> object | None:
+        """See `Engine.mark`."""
+        engine = self._engine
+        if engine is None or self._failures or self._is_closed:
+            engine = self._opened()
+        return engine.mark(table=self.table_name)
 
     def _write(
         self, work: Callable[[Statements], T], *, is_repeatable: bool = False, outlives_power: bool = True

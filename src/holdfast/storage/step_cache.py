@@ -56,17 +56,20 @@ class SqlStepCache:
         read: runs something in a transaction that reads.
         write: runs something in a transaction that writes.
         peek: runs one query at once, if it can.
+        mark: gives what is equal again only if nobody has committed anything in between; None where it cannot.
         table: prefix of the tables.
         sweeping: says when to sweep, and what the cache may hold.
         remembered: what was read and verified lately.
         where: display name of the database.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what a storage object does for it, and what it knows
         self,
         read: Read,
         write: Write,
         peek: Peek,
+        mark: Callable[[], object | None],
+        *,
         table: str,
         sweeping: Sweeping,
         remembered: Remembered,
@@ -75,6 +78,7 @@ class SqlStepCache:
         self._read = read
         self._write = write
         self._peek = peek
+        self._mark = mark
         self._table = table
         self._sweeping = sweeping
         self._entries = remembered.entries
@@ -84,8 +88,14 @@ class SqlStepCache:
         """See `StepCache.read`."""
         named = (place.owner, self._table if place.session_id else "", place.session_id, key)
         known = self._entries.get(named)
-        if known is not None and self._peek("find_checksum", named) == [known[0]]:
-            return known[1]
+        if known is not None:
+            # Taken before the look, so that what is committed in between makes it another one.
+            mark = self._mark()
+            if mark is not None and mark == known[2]:
+                return known[1]
+            if self._peek("find_checksum", named) == [known[0]]:
+                self._entries.put(named, (*known[:2], mark))
+                return known[1]
         rows = self._peek("find_entry", named)
         row = rows and rows[0]
         if rows is None:
@@ -94,7 +104,7 @@ class SqlStepCache:
             return None
         entry = step_rows.read_entry(row, self._where)
         if entry.size <= _LARGEST_REMEMBERED:
-            self._entries.put(named, ((row[18], row[20], row[21]), entry))
+            self._entries.put(named, ((row[18], row[20], row[21]), entry, None))
         return entry
 
     def claim(self, place: Place, key: bytes, lease_id: str, seconds: float, *, unless: float | None) -> bool:
