@@ -16,12 +16,12 @@ from holdfast import codec
 from holdfast.arguments import Parameters
 from holdfast.caching import control_in
 from holdfast.declared import Types
+from holdfast.declared_steps import kind_of_function
 from holdfast.drivers import Flow, Kind, astream, begin, stream
 from holdfast.errors import HoldfastError, RunNotResumable
 from holdfast.records import Run, RunStatus
 from holdfast.response import RunEvent, RunResponse
 from holdfast.running import ActiveRun, current, flow
-from holdfast.steps import kind_of_function
 
 OPTIONS: Final = frozenset({"stream_events", "use_cache", "refresh", "only_if_cached"})
 """What every run takes, unless its `run()` has a parameter of that name."""
