@@ -28,9 +28,9 @@ from floor import RawInserts
 from keys import messages
 from measure import machine
 
-from holdfast import Cache, SqlWorkflowStorage, Workflow, step
+from holdfast import Cache, SqlWorkflowStorage, Workflow, step, steps
 from holdfast.canonical import digest
-from holdfast.steps import Step
+from holdfast.declared_steps import Step
 
 TESTS = Path(__file__).parent.parent / "tests"  # for the server of PostgreSQL
 KB, MB = "x" * 1_000, "x" * 1_000_000
@@ -93,11 +93,11 @@ class Writing(Workflow):
 
     @step(cache=Cache("workflow", ttl="7d"))
     def write(self, topic: str, size: int = 1_000) -> str:
-        return shortened("x" * size)
+        return shortened(topic[:0] + "x" * size)
 
     @step
     def write_for_this_run(self, number: int, size: int = 1_000) -> str:
-        return shortened("x" * size)
+        return shortened("x" * (size + 0 * number))
 
     @step
     def fail_once(self) -> None:
@@ -137,9 +137,11 @@ class Quick:
 
 @contextmanager
 def sqlite_storage() -> Iterator[tuple[SqlWorkflowStorage, Path]]:
-    with tempfile.TemporaryDirectory() as folder:
-        with closing(SqlWorkflowStorage(db_file=Path(folder, "steps.db"))) as storage:
-            yield storage, Path(folder)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(SqlWorkflowStorage(db_file=Path(folder, "steps.db"))) as storage,
+    ):
+        yield storage, Path(folder)
 
 
 # -- the peers ------------------------------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ def joblib_memory(folder: Path) -> Callable[[str], str] | None:
 
 
 def computed(topic: str) -> str:
-    return "x" * 1_000
+    return topic[:0] + "x" * 1_000
 
 
 def peers(folder: Path) -> dict[str, Callable[[str], str]]:
@@ -191,7 +193,7 @@ def measured_hits(workflow: Writing, quick: Quick, folder: Path) -> None:
         "`functools.lru_cache`": lambda: remembered(topic),
         "raw `sqlite3`, one SELECT by key": lambda: raw.connection.execute(select, (b"k" * 32,)).fetchall(),
         "Holdfast": lambda: workflow.write(topic),
-        "its key": lambda: of.identified(workflow, (workflow, topic), {}, is_method=True),
+        "its key": lambda: steps.identified(of, workflow, (workflow, topic), {}, is_method=True),
     }
     for name, cached in peers(folder).items():
         contestants[name] = functools.partial(cached, topic)

@@ -40,7 +40,8 @@ class TestList:
         assert {entry["usage"]["cost"] for entry in listed} == {0.0}
         result = holdfast("cache", "list")
         titles, *rows = result.stdout.splitlines()
-        assert titles.split() == "KEY STEP SCOPE WORKFLOW USER COMPUTED EXPIRES SIZE HITS TOOK COST".split()
+        shown = ["KEY", "STEP", "SCOPE", "WORKFLOW", "USER", "COMPUTED", "EXPIRES", "SIZE", "HITS", "TOOK", "COST"]
+        assert titles.split() == shown
         assert rows[0].split()[:5] == [listed[0]["key"][:16], "writer", "workflow", "Blog", "ann"]
         assert "in 59 min" in rows[0]
         assert "never" in rows[1]
@@ -114,9 +115,10 @@ class TestShow:
 
     def test_a_key_that_none_or_several_have_is_an_error(self, default_storage: SqlWorkflowStorage) -> None:
         put(default_storage.step_cache, make_entry("a"))
-        put(default_storage.step_cache, make_entry("a", Place("ann")))
+        put(default_storage.step_cache, make_entry("a", Place("ann"), result=b'{"v":1}'))
         key = make_entry("a").key.hex()
         assert holdfast("cache", "show", key).exit_code == 2
+        assert as_json("cache", "show", key, "--user-id", "ann")["user_id"] == "ann"
         for unknown in ("zz", ""):
             result = holdfast("cache", "show", unknown)
             assert result.exit_code == 3

@@ -40,7 +40,7 @@ class TestTerminal:
 
     def test_the_quickstart_previews_renders_and_finds_again(self) -> None:
         first = self.read("quickstart", "--db", "q.db")
-        assert first.index("searching") < first.index("sources") < first.index("saved as version 1")
+        assert first.index("sources ...") < first.index("sources; the post") < first.index("saved as version 1")
         assert "\x1b[" in first
         assert "# " not in re.sub(r"\x1b\[[\d;?]*\w", "", first).split("saved as version")[0].splitlines()[-1]
         second = self.read("quickstart", "--db", "q.db")

@@ -368,6 +368,11 @@ COMMANDS: dict[str, str] = {
     "sessions delete": "SESSION --yes",
     "runs list": "",
     "runs show": "RUN",
+    "runs resume": "RUN work.py:Notes",
+    "cache list": "",
+    "cache show": "KEY",
+    "cache why": "RUN",
+    "cache clear": "--all --yes",
 }
 """Every command that narrows by owner, with arguments that aim at a session or a run."""
 
@@ -396,18 +401,23 @@ def test_a_command_for_one_user_neither_shows_nor_changes_what_another_has(
     keep(default_storage, "diary", {"mine": "of alice"}, user_id="alice")
     runs = [keep(default_storage, each, {"secret": "of bob"}, user_id="bob") for each in ("diary", "only bob's")]
     Path("package.json").write_text(json.dumps(packaged(values=[["imported", "1"]])), encoding="utf-8")
+    entry = make_entry("secret", Place("bob"), step="secret step", result=b'{"v":"of bob"}')
+    put(default_storage.step_cache, entry)
     before = everything(default_storage, "bob")
-    named = {"SESSION": session_id, "RUN": runs[0]}
+    kept = default_storage.step_cache.find("bob")
+    named = {"SESSION": session_id, "RUN": runs[0], "KEY": entry.key.hex()}
     arguments = [named.get(word, word) for word in COMMANDS[words].split()]
     result = holdfast(*words.split(), *arguments, "--user-id", "alice")
     said = result.stdout + result.stderr + "".join(file.read_text("utf-8") for file in Path().glob("exported.json"))
-    takes_a_run = words in ("runs show", "sessions apply")  # which is then repeated in the answer that there is none
+    # A run or a key is then repeated in the answer that there is none.
+    takes_a_run = words in ("runs show", "runs resume", "sessions apply", "cache show", "cache why")
     for secret in ("secret", "of bob", runs[1], *([] if takes_a_run else [runs[0]])):
         assert secret not in said
-    reaches = words.endswith(("list", "import")) or (not takes_a_run and session_id == "diary")
+    reaches = words.endswith(("list", "import", "clear")) or (not takes_a_run and session_id == "diary")
     # To import over a session that one has already is refused for another reason.
     assert (result.exit_code == 0) == (reaches and (words, session_id) != ("sessions import", "diary")), said
     assert everything(default_storage, "bob") == before
+    assert default_storage.step_cache.find("bob") == kept != ()
 
 
 def test_a_command_for_all_users_does_show_it(default_storage: SqlWorkflowStorage) -> None:

@@ -22,8 +22,9 @@ import pytest
 from holdfast import Agent, Workflow, step_keys
 from holdfast.agent_identity import agent_parts
 from holdfast.caching import Cache
+from holdfast.declared_steps import Step
 from holdfast.fingerprint import code_parts
-from holdfast.steps import Step, step
+from holdfast.steps import step
 from holdfast.storage.memory import MemoryStorage
 from holdfast.witness import ABSENT, Witness, is_fixed
 

@@ -22,8 +22,8 @@ class Parameters:
         function: what is called.
         skipped: how many of its first parameters are not told of, such as `self`.
 
-    >>> Parameters(lambda a, b=2: ...).given((1,), {})
-    {'a': 1, 'b': 2}
+    >>> Parameters(lambda a, b=2: ...).given((1,), {}) == {"a": 1, "b": 2}
+    True
     """
 
     def __init__(self, function: Callable[..., Any], *, skipped: int = 0) -> None:

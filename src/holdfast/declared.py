@@ -101,7 +101,7 @@ def _inside(annotation: Any) -> list[Any]:
 def hints_of(function: Callable[..., Any]) -> Iterator[Any]:
     """The annotations of a function, without those whose names cannot be resolved.
 
-    >>> def size(text: "str") -> int: ...
+    >>> def size(text: str) -> int: ...
     >>> list(hints_of(size))
     [<class 'str'>, <class 'int'>]
     """

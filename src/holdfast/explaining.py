@@ -127,6 +127,8 @@ def _differing(parts: Mapping[str, str], others: Mapping[str, str]) -> tuple[str
     labels = [label for label in {**others, **parts} if parts.get(label) != others.get(label)]
     if ("version" in parts) != ("version" in others):  # it stands for the code, which is compared no more
         labels = [label for label in labels if not label.startswith(_CODE)]
+    if "scope" in labels:  # then it is not told of sessions either
+        labels = [label for label in labels if label != "session"]
     return in_order(labels)
 
 
@@ -148,7 +150,7 @@ def _phrase(label: str, before: str | None, after: str | None) -> str:
     if label == "scope":
         return f"kept in scope `{before}` until then"
     if label == "session":
-        return "kept for another session only" if before is not None and after is not None else "other session"
+        return "kept for another session only"
     name = f"argument `{label[9:]}`" if label.startswith("argument ") else _NAMES.get(label, label)
     if before is None:
         return f"{name} is new"

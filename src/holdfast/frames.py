@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from holdfast.errors import StepStateError
 
-if TYPE_CHECKING:
-    from holdfast.agent import Agent
-
 _current: ContextVar[Frame | None] = ContextVar("holdfast_step", default=None)
 _is_parallel: ContextVar[bool] = ContextVar("holdfast_parallel", default=False)
+
+
+class Answerer(Protocol):
+    """What is known here of an agent."""
+
+    run_response: Any
 
 
 class Frame:
@@ -40,7 +43,7 @@ class Frame:
         self.key = key
         self.outer: Frame | None = _current.get()
         self.may_use_state: bool = may_use_state and (self.outer is None or self.outer.may_use_state)
-        self.agents: list[Agent] = []
+        self.agents: list[Answerer] = []
         """Agents that it ran, in the order in which they ended."""
 
     @contextmanager
@@ -70,7 +73,7 @@ def current_frame() -> Frame | None:
     return _current.get()
 
 
-def note_agent(agent: Agent) -> None:
+def note_agent(agent: Answerer) -> None:
     """An agent has answered: every step that the code is in ran it."""
     frame = _current.get()
     while frame is not None:
@@ -88,12 +91,12 @@ class Question:
     history: Any
 
 
-answering: list[Callable[[Agent, Question, bool], Any]] = []
+answering: list[Callable[[Any, Question, bool], Any]] = []
 """How runs answer agents that are steps. The module of steps puts itself here: it stands above the agents, and an agent
 does without it."""
 
 
-def ask(agent: Agent, question: Question, *, is_async: bool = False) -> Any:
+def ask(agent: Answerer, question: Question, *, is_async: bool = False) -> Any:
     """What the run that the code is in gives for the agent's answer; NotImplemented outside of runs."""
     return answering[0](agent, question, is_async) if answering else NotImplemented
 
@@ -145,7 +148,8 @@ def in_parallel() -> Iterator[None]:
         _is_parallel.set(before)
 
 
-def agents_of(workflow: Any, ran: list[Agent]) -> dict[str, Agent]:
+def agents_of(workflow: Any, ran: list[Answerer]) -> dict[str, Answerer]:
     """Those of a workflow's own agents that were run, by attribute."""
     identities = {id(agent) for agent in ran}
-    return {name: value for name, value in vars(workflow).items() if id(value) in identities}
+    # A copy, for steps beside this one may use an agent for the first time at this moment.
+    return {name: value for name, value in vars(workflow).copy().items() if id(value) in identities}

@@ -20,13 +20,13 @@ from holdfast.agent import Agent
 from holdfast.arguments import Parameters
 from holdfast.caching import allowed, cache_of
 from holdfast.canonical import digest_or_none
+from holdfast.declared_steps import Options, Step
 from holdfast.decoding import parse_json
 from holdfast.errors import HoldfastError, StepKeyError
 from holdfast.explaining import MOST_ENTRIES, ago, earlier_of, reason, recorded_parts
 from holdfast.records import Entry, Place, Run, RunStatus, Savings, StepRecord
 from holdfast.response import RunResponse
 from holdfast.step_keys import parts_for_others
-from holdfast.steps import Options, Step
 from holdfast.storage.base import Storage
 from holdfast.workflow import Workflow
 

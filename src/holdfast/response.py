@@ -136,9 +136,9 @@ class Unread:
 
     def read(self) -> list[Any]:
         """The messages."""
-        from holdfast.messages import messages_from
+        from pydantic_ai.messages import ModelMessagesTypeAdapter
 
-        return messages_from(json.loads(self.text))
+        return ModelMessagesTypeAdapter.validate_json(self.text)
 
 
 # A property stands in front of the descriptor of the slot.

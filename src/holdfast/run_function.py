@@ -9,28 +9,35 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 from weakref import ref
 
 from holdfast import codec
 from holdfast.arguments import Parameters
 from holdfast.caching import control_in
 from holdfast.declared import Types
+from holdfast.declared_steps import kind_of_function
 from holdfast.drivers import Flow, Kind, astream, begin, stream
 from holdfast.errors import HoldfastError, RunNotResumable
 from holdfast.records import Run, RunStatus
 from holdfast.response import RunEvent, RunResponse
 from holdfast.running import ActiveRun, current, flow
-from holdfast.steps import kind_of_function
-
-if TYPE_CHECKING:
-    from holdfast.workflow import Workflow
 
 OPTIONS: Final = frozenset({"stream_events", "use_cache", "refresh", "only_if_cached"})
 """What every run takes, unless its `run()` has a parameter of that name."""
 
 _INCOMPLETE: Final = (b'{"$hf":["omitted"', b'{"$class":')
 """How an input begins that could not be recorded as it was."""
+
+
+class Runs(Protocol):
+    """What a workflow must be able to do for its `run()` to be run."""
+
+    _active: ActiveRun | None
+    _types: Types
+
+    def _new_run(self, given: dict[str, Any]) -> ActiveRun: ...
+    def _next_attempt(self, record: Run) -> ActiveRun: ...
 
 
 class RunFunction:
@@ -42,7 +49,7 @@ class RunFunction:
         self.kind: Kind | None = kind_of_function(function)
         """How it gives what it gives; None where only a call tells."""
 
-    def called(self, workflow: Workflow, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def called(self, workflow: Runs, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run it."""
         if workflow._active is not None and workflow._active.encloses(current.get()):
             return self.function(workflow, *args, **kwargs)
@@ -53,7 +60,7 @@ class RunFunction:
         active.control = control_in({**given, **options})
         return self._started(workflow, active, args, kwargs, events=bool(options.get("stream_events", False)))
 
-    def resumed(self, workflow: Workflow, record: Run, *, events: bool) -> Any:
+    def resumed(self, workflow: Runs, record: Run, *, events: bool) -> Any:
         """Go on with a run; or give what it came to, if it has completed.
 
         Raises:
@@ -67,7 +74,7 @@ class RunFunction:
         return self._started(workflow, active, args, kwargs, events=events)
 
     def _started(
-        self, workflow: Workflow, active: ActiveRun, args: tuple[Any, ...], kwargs: dict[str, Any], *, events: bool
+        self, workflow: Runs, active: ActiveRun, args: tuple[Any, ...], kwargs: dict[str, Any], *, events: bool
     ) -> Any:
         call = functools.partial(self.function, workflow, *args, **kwargs)
         effects = flow(active, call, events=events, plain=self.kind is None)

@@ -178,7 +178,7 @@ def vars_of(value: Any) -> dict[str, Any]:
 
 
 def _text(cls: type) -> bytes:
-    functions = {name: list(functions_in(item)) for name, item in vars(cls).items()}
+    functions = {name: list(functions_in(item)) for name, item in vars(cls).copy().items()}
     codes = [function.__code__ for found in functions.values() for function in found]
     name = next((code.co_filename for code in codes if code.co_qualname.startswith(f"{cls.__qualname__}.")), None)
     name = name or getattr(sys.modules.get(cls.__module__), "__file__", None)
@@ -210,7 +210,7 @@ def _facts(cls: type) -> list[Any]:
     """What the class that lives says itself: the text may have been edited since."""
     values = {
         name: digest_or_none(getattr(value, "_value_", value))
-        for name, value in vars(cls).items()
+        for name, value in vars(cls).copy().items()
         if not (name.startswith("__") and name.endswith("__"))
     }
     annotations = {
@@ -223,7 +223,7 @@ def _facts(cls: type) -> list[Any]:
         bases,
         annotations,
         {name: value for name, value in values.items() if value},
-        {name: codes for name, value in vars(cls).items() if (codes := _codes_of(value))},
+        {name: codes for name, value in vars(cls).copy().items() if (codes := _codes_of(value))},
     ]
 
 

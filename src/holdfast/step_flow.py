@@ -54,8 +54,8 @@ from holdfast.running import ActiveRun, Output
 from holdfast.storage.base import Storage
 
 if TYPE_CHECKING:
+    from holdfast.declared_steps import Step, StepOwner
     from holdfast.session import Session
-    from holdfast.steps import Step, Stepping
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
@@ -77,7 +77,7 @@ class Asked:
     """One call of a step. Every hit makes one as well: what only computing needs is made when that begins."""
 
     step: Step
-    workflow: Stepping
+    workflow: StepOwner
     run: ActiveRun | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]

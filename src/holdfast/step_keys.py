@@ -12,23 +12,20 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from holdfast.agent import Agent
 from holdfast.agent_identity import agent_parts, agents_in
 from holdfast.canonical import digest, identity
+from holdfast.declared_steps import Known, Step, StepOwner
 from holdfast.errors import StepKeyError
-from holdfast.fingerprint import VARIABLE_ADVICE, Parts, Special, code_parts, is_workflow
+from holdfast.fingerprint import VARIABLE_ADVICE, Special, code_parts, is_workflow
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
 from holdfast.witness import Witness
-
-if TYPE_CHECKING:
-    from holdfast.steps import Step, Stepping
 
 VERSION: Final = b"holdfast step 1\0"
 
@@ -44,7 +41,7 @@ def key_of(head: Iterable[str], parts: Mapping[str, bytes]) -> bytes:
         parts: digests of 32 bytes by what they are of.
 
     >>> key_of(("run", "search"), {"argument topic": bytes(32)}).hex()[:8]
-    '0f3fd1a5'
+    '20e77bcb'
     """
     told, labels = _told(tuple(head), tuple(parts))
     return hashlib.sha256(b"".join([told, *[parts[label] for label in labels]])).digest()
@@ -56,7 +53,7 @@ def _told(head: tuple[str, ...], unsorted: tuple[str, ...]) -> tuple[bytes, list
     return VERSION + msgspec.json.encode([head, labels]), labels
 
 
-def parts_for_others(step: Step, workflow: Stepping, *, is_method: bool) -> dict[str, bytes]:
+def parts_for_others(step: Step, workflow: StepOwner, *, is_method: bool) -> dict[str, bytes]:
     """What the result depends on beside the arguments, for a step that is kept beyond its run.
 
     Raises:
@@ -77,17 +74,7 @@ def parts_for_others(step: Step, workflow: Stepping, *, is_method: bool) -> dict
     return parts
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What was found out about the code of a step, as it stands in one class of workflows."""
-
-    parts: Parts
-    agents: tuple[str, ...]
-    """The attributes of the workflow that are agents which the code uses: these change with each object."""
-    witness: Witness
-
-
-def _found_out(step: Step, workflow: Stepping, *, is_method: bool) -> Known:
+def _found_out(step: Step, workflow: StepOwner, *, is_method: bool) -> Known:
     options = step.options
     witness = Witness()
     agents: list[str] = []
@@ -154,11 +141,11 @@ def _special(step: Step) -> Special:
     return lambda name, value: {} if name in step.options.ignore else of_agents(name, value)
 
 
-def _is_agent(workflow: Stepping, name: str) -> bool:
+def _is_agent(workflow: StepOwner, name: str) -> bool:
     return isinstance(getattr(type(workflow), name, None), Agent)
 
 
-def _require_known(step: Step, workflow: Stepping, used: MethodParts) -> None:
+def _require_known(step: Step, workflow: StepOwner, used: MethodParts) -> None:
     """Refuse a method that takes more from its workflow than its key tells of, or changes it."""
     options = step.options
     if used.writes - options.ignore:

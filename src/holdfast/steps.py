@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
-from weakref import WeakKeyDictionary
 
 from holdfast import frames, step_flow
 from holdfast.agent import Agent
-from holdfast.arguments import Parameters
 from holdfast.caching import Cache, Scope, cache_of
-from holdfast.canonical import digest
-from holdfast.declared import Types, hints_of
+from holdfast.declared_steps import Options, Step, StepOwner
 from holdfast.drivers import Flow, Kind, aperform, astream, begin, stream
 from holdfast.errors import InvalidInput
 from holdfast.frames import Question
-from holdfast.messages import messages_from
 from holdfast.parallel import all_at_once
 from holdfast.records import Place
 from holdfast.response import RunEvent, RunResponse
@@ -35,9 +30,8 @@ from holdfast.step_keys import key_of, parts_for_others, variables_of
 
 if TYPE_CHECKING:
     from holdfast.session import Session
-    from holdfast.step_keys import Known
 
-__all__ = ["Step", "Stepping", "step"]
+__all__ = ["Stepping", "step"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -45,22 +39,6 @@ T = TypeVar("T")
 
 MOST_AT_ONCE: Final = 8
 """How many steps `parallel` runs at the same time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What is said of a step beside its function."""
-
-    name: str
-    cache: Cache | None = None
-    version: str | int | None = None
-    key: Callable[..., Any] | None = None
-    ignore: frozenset[str] = frozenset()
-    uses: tuple[Any, ...] = ()
-    depends: Callable[[Any], Any] | None = None
-    store_if: Callable[[Any], Any] | None = None
-    retries: int = 0
-    timeout: float | None = None
 
 
 @overload
@@ -165,241 +143,127 @@ def step(  # noqa: PLR0913  # each is an option that may be left out
             retries=retries,
             timeout=timeout,
         )
-        return Step(function, options).wrapper()
+        return wrapped(Step(function, options))
 
     return decorate if function is None else decorate(function)
 
 
-class Step:
-    """A function that is a step, and what was said of it.
+def wrapped(declared: Step) -> Callable[..., Any]:
+    """What takes the place of the function."""
+    call: Callable[..., Any]
+    if declared.kind == "awaited":
+
+        @functools.wraps(declared.function)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await called(declared, args, kwargs)
+
+    elif declared.kind == "astream":
+
+        @functools.wraps(declared.function)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            responses = called(declared, args, kwargs)
+            try:
+                async for response in responses:
+                    yield response
+            finally:
+                await responses.aclose()
+
+    elif declared.kind == "stream":
+
+        @functools.wraps(declared.function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (yield from called(declared, args, kwargs))
+
+    else:
+
+        @functools.wraps(declared.function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return called(declared, args, kwargs)
+
+    call.__holdfast_step__ = declared  # type: ignore[attr-defined]
+    return call
+
+
+def called(declared: Step, args: tuple[Any, ...], kwargs: dict[str, Any], workflow: Stepping | None = None) -> Any:
+    """Call it as a step, if there is a run to record it with or a cache to keep it in."""
+    is_method = workflow is None and bool(args) and isinstance(args[0], Stepping)
+    if is_method:
+        workflow = args[0]
+    run = _run_of(workflow)
+    if workflow is None and run is not None:
+        workflow = run.workflow()
+    if workflow is None or (run is None and declared.options.cache is None):
+        return _plainly(declared, args, kwargs)
+    asked = asked_of(declared, workflow, run, args, kwargs, is_method=is_method)
+    return _driven(asked, declared.kind)
+
+
+def _plainly(declared: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if declared.options.timeout is None:
+        return declared.function(*args, **kwargs)
+    return declared.timely(args, kwargs)()
+
+
+def asked_of(
+    declared: Step,
+    workflow: Stepping,
+    run: ActiveRun | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    is_method: bool,
+) -> Asked:
+    """One call, with everything that identifies it.
 
     Raises:
-        InvalidInput: options that cannot be used or do not fit together.
+        StepKeyError, TypeError: as `identified`.
     """
-
-    def __init__(self, function: Callable[..., Any], options: Options, *, is_inline: bool = False) -> None:
-        self.function = function
-        self.is_inline = is_inline
-        """Whether it was made where it is called, so that what it takes from the code around it differs by call."""
-        self.options = options
-        self.agent = _agent_of(function)
-        self.kind: Kind | None = kind_of_function(function)
-        """How it gives what it gives; None where only a call tells."""
-        self.is_stream = self.kind in ("stream", "astream")
-        self._check()
-        self._parameters: dict[int, Parameters] = {}
-        self.known: dict[type | None, Known] = {}
-        """What was found out about its code, by the class of the workflow if it is a method."""
-        self.types: WeakKeyDictionary[type, Types] = WeakKeyDictionary()
-        """What its result may be made of, by the class of the workflow."""
-
-    def _check(self) -> None:
-        options = self.options
-        if isinstance(options.retries, bool) or not isinstance(options.retries, int) or options.retries < 0:
-            raise InvalidInput("retries must be a number from 0.")
-        if options.timeout is not None:
-            if not isinstance(options.timeout, int | float) or not options.timeout > 0:
-                raise InvalidInput("timeout must be a number of seconds above 0.")
-            if self.kind != "awaited" and self.agent is None:
-                raise InvalidInput(
-                    f"Step {options.name!r} cannot have a timeout: a function that runs cannot be stopped, only a "
-                    "coroutine function or the run of an agent. Give the timeout to what it calls, or make it async."
-                )
-        if options.cache is None and (options.version is not None or options.uses or options.depends is not None):
-            raise InvalidInput(
-                f"Step {options.name!r} is kept for its run only, where its code does not count: version, uses and "
-                "depends need a cache=."
-            )
-
-    def wrapper(self) -> Callable[..., Any]:
-        """What takes the place of the function."""
-        call: Callable[..., Any]
-        if self.kind == "awaited":
-
-            @functools.wraps(self.function)
-            async def call(*args: Any, **kwargs: Any) -> Any:
-                return await self.called(args, kwargs)
-
-        elif self.kind == "astream":
-
-            @functools.wraps(self.function)
-            async def call(*args: Any, **kwargs: Any) -> Any:
-                responses = self.called(args, kwargs)
-                try:
-                    async for response in responses:
-                        yield response
-                finally:
-                    await responses.aclose()
-
-        elif self.kind == "stream":
-
-            @functools.wraps(self.function)
-            def call(*args: Any, **kwargs: Any) -> Any:
-                return (yield from self.called(args, kwargs))
-
-        else:
-
-            @functools.wraps(self.function)
-            def call(*args: Any, **kwargs: Any) -> Any:
-                return self.called(args, kwargs)
-
-        call.__holdfast_step__ = self  # type: ignore[attr-defined]
-        return call
-
-    def called(self, args: tuple[Any, ...], kwargs: dict[str, Any], workflow: Stepping | None = None) -> Any:
-        """Call it as a step, if there is a run to record it with or a cache to keep it in."""
-        is_method = workflow is None and bool(args) and isinstance(args[0], Stepping)
-        if is_method:
-            workflow = args[0]
-        run = _run_of(workflow)
-        if workflow is None and run is not None:
-            workflow = run.workflow()
-        if workflow is None or (run is None and self.options.cache is None):
-            return self._plainly(args, kwargs)
-        asked = self.asked(workflow, run, args, kwargs, is_method=is_method)
-        return _driven(asked, self.kind)
-
-    def _plainly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.options.timeout is None:
-            return self.function(*args, **kwargs)
-        return self._timely(args, kwargs)()
-
-    def asked(
-        self,
-        workflow: Stepping,
-        run: ActiveRun | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        is_method: bool,
-    ) -> Asked:
-        """One call, with everything that identifies it.
-
-        Raises:
-            StepKeyError, TypeError: as `identified`.
-        """
-        scope, place, key, parts = self.identified(workflow, args, kwargs, is_method=is_method)
-        return Asked(
-            self,
-            workflow,
-            run,
-            args,
-            kwargs,
-            scope,
-            key,
-            parts,
-            place,
-            workflow._session,
-            self.types_in(workflow),
-            is_plain=self.kind is None,
-            streams=self.is_stream,
-        )
-
-    def identified(
-        self, workflow: Stepping, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool
-    ) -> tuple[str, Place, bytes, dict[str, bytes]]:
-        """What identifies one call: its scope and place, its key, and what that is made of.
-
-        Raises:
-            StepKeyError: something in it has no identity.
-            TypeError: the arguments do not fit.
-        """
-        options = self.options
-        cache = options.cache
-        parts = self._argument_parts(args, kwargs, is_method=is_method)
-        session: Session = workflow._session
-        place = Place("")
-        scope = "run"
-        if cache is None:
-            if self.is_inline:
-                parts |= variables_of(self)
-            key = key_of((scope, options.name), parts)
-        else:
-            scope = cache.scope
-            parts |= parts_for_others(self, workflow, is_method=is_method)
-            owner = "" if cache.shared else session.owner
-            place = Place(owner, session.session_id if scope == "session" else "")
-            whose = self.identity if scope == "global" else workflow.name
-            shared = "shared" if cache.shared else ""
-            key = key_of((scope, shared, owner, place.session_id, whose, options.name), parts)
-        return scope, place, key, parts
-
-    def bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
-        """What computes it."""
-        return self._timely(args, kwargs) if self.options.timeout else functools.partial(self.function, *args, **kwargs)
-
-    def types_in(self, workflow: Stepping) -> Types:
-        """What its result may be made of: what the workflow declares, and what the function's annotations name."""
-        types = self.types.get(type(workflow))
-        if types is None:
-            hints = list(hints_of(self.function))
-            if self.agent is not None:
-                hints.append(self.agent.output_type)
-            declared = workflow._types
-            types = declared if not Types(hints).classes else Types([*declared.classes, *hints])
-            self.types[type(workflow)] = types
-        return types
-
-    @property
-    def identity(self) -> str:
-        """The name of the function, with that of the class or function that it stands in."""
-        return getattr(self.function, "__qualname__", type(self.function).__qualname__)
-
-    def _argument_parts(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool) -> dict[str, bytes]:
-        name, key, ignore = self.options.name, self.options.key, self.options.ignore
-        if key is not None:
-            told = key(*(args[1:] if is_method else args), **kwargs)
-            return {"key": digest(told, "what key= returned", name)}
-        skipped = int(is_method)
-        parameters = self._parameters.get(skipped)
-        if parameters is None:
-            parameters = self._parameters[skipped] = Parameters(self.function, skipped=skipped)
-        given = parameters.given(args[skipped:], kwargs)
-        if self.agent is not None and given.get("history") is not None:
-            given["history"] = messages_from(given["history"])  # of a response only the content would count
-        parts = {}
-        for parameter, value in given.items():
-            if parameter not in ignore:
-                label = "argument " + parameter
-                parts[label] = digest(value, label, name)
-        return parts
-
-    def _timely(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
-        function, timeout = self.function, self.options.timeout
-        if self.agent is not None and self.kind is None:
-            assert timeout is not None
-            return functools.partial(self.agent.run_within, timeout, *args, **kwargs)
-
-        async def timely() -> Any:
-            async with asyncio.timeout(timeout):
-                return await function(*args, **kwargs)
-
-        return timely
+    scope, place, key, parts = identified(declared, workflow, args, kwargs, is_method=is_method)
+    return Asked(
+        declared,
+        workflow,
+        run,
+        args,
+        kwargs,
+        scope,
+        key,
+        parts,
+        place,
+        workflow._session,
+        declared.types_in(workflow),
+        is_plain=declared.kind is None,
+        streams=declared.is_stream,
+    )
 
 
-def kind_of_function(function: Callable[..., Any]) -> Kind | None:
-    """How a function gives what it gives; None where only a call tells.
+def identified(
+    declared: Step, workflow: Stepping, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool
+) -> tuple[str, Place, bytes, dict[str, bytes]]:
+    """What identifies one call: its scope and place, its key, and what that is made of.
 
-    >>> async def fetch(): ...
-    >>> kind_of_function(fetch), kind_of_function(len)
-    ('awaited', None)
+    Raises:
+        StepKeyError: something in it has no identity.
+        TypeError: the arguments do not fit.
     """
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.isgeneratorfunction(function):
-        return "stream"
-    if inspect.isasyncgenfunction(function):
-        return "astream"
-    return "awaited" if inspect.iscoroutinefunction(function) else None
-
-
-def _agent_of(function: Callable[..., Any]) -> Agent | None:
-    """The agent whose `run` or `arun` it is."""
-    agent = getattr(function, "__self__", None)
-    return agent if isinstance(agent, Agent) and function.__name__ in _ASKS else None
-
-
-_ASKS: Final = frozenset({"run", "arun", "_run", "_arun"})
+    options = declared.options
+    cache = options.cache
+    parts = declared.argument_parts(args, kwargs, is_method=is_method)
+    session: Session = workflow._session
+    place = Place("")
+    scope = "run"
+    if cache is None:
+        if declared.is_inline:
+            parts |= variables_of(declared)
+        key = key_of((scope, options.name), parts)
+    else:
+        scope = cache.scope
+        parts |= parts_for_others(declared, workflow, is_method=is_method)
+        owner = "" if cache.shared else session.owner
+        place = Place(owner, session.session_id if scope == "session" else "")
+        whose = declared.identity if scope == "global" else workflow.name
+        shared = "shared" if cache.shared else ""
+        key = key_of((scope, shared, owner, place.session_id, whose, options.name), parts)
+    return scope, place, key, parts
 
 
 def _answered(agent: Agent, question: Question, is_async: bool) -> Any:
@@ -412,9 +276,9 @@ def _answered(agent: Agent, question: Question, is_async: bool) -> Any:
     kind: Kind = ("astream" if streams else "awaited") if is_async else ("stream" if streams else "value")
     how = {"stream": question.stream, "stream_events": question.stream_events}
     function = agent._arun if is_async else agent._run
-    of = Step(function, Options(agent.name or "agent", cache_of(agent.cache), ignore=frozenset(how)))
+    declared = Step(function, Options(agent.name or "agent", cache_of(agent.cache), ignore=frozenset(how)))
     given = (question.message,), {"history": question.history, **how}
-    asked = of.asked(workflow, run, *given, is_method=False)
+    asked = asked_of(declared, workflow, run, *given, is_method=False)
     asked.is_plain, asked.streams = False, streams
     if streams and not question.stream_events:
         asked.shows = _is_content
@@ -436,13 +300,8 @@ def _run_of(workflow: Stepping | None) -> ActiveRun | None:
     return run if workflow is None or run.session is workflow._session else None
 
 
-class Stepping:
+class Stepping(StepOwner):
     """What a workflow does with steps; the base of `Workflow`."""
-
-    if TYPE_CHECKING:
-        name: str
-        _session: Session
-        _types: Types
 
     def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function as a step of the run: any callable, also an agent's `run`.
@@ -472,12 +331,9 @@ class Stepping:
         workflow = getattr(function, "__self__", None)
         is_method = known is not None and isinstance(workflow, Stepping)  # a step of a workflow already
         given = (workflow, *args) if is_method else args
-        of = (
-            Step(function, Options(name), is_inline=True)
-            if known is None
-            else Step(known.function, replace(known.options, name=name))
-        )
-        result: T = of.called(given, kwargs, None if is_method else self)
+        options = Options(name) if known is None else replace(known.options, name=name)
+        declared = Step(function if known is None else known.function, options, is_inline=not is_method)
+        result: T = called(declared, given, kwargs, None if is_method else self)
         return result
 
     @overload
@@ -558,8 +414,8 @@ async def _awaited(asked: Asked, flow: Flow) -> Any:
     task = asyncio.ensure_future(aperform(flow))
     try:
         await asyncio.shield(task)
-    except BaseException as error:
-        if task.done():
+    except (asyncio.CancelledError, GeneratorExit) as error:
+        if task.done() or task.get_loop().is_closed():
             raise
         _going_on.add(task)
         task.add_done_callback(_ended)

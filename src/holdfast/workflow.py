@@ -449,7 +449,9 @@ def _declared_names(cls: type) -> set[str]:
     """The names that the constructor takes beside its own: public, not callable, declared by the class."""
     names: set[str] = set()
     for base in cls.__mro__[:-1]:
-        names |= {name for name, value in vars(base).items() if not callable(value) and not isinstance(value, property)}
+        names |= {
+            name for name, value in vars(base).copy().items() if not callable(value) and not isinstance(value, property)
+        }
         names |= set(inspect.get_annotations(base))
     return {name for name in names if not name.startswith("_")} - _RESERVED
 
@@ -463,10 +465,10 @@ def _declared_types(cls: type[Workflow]) -> Types:
 
 def _annotations(cls: type[Workflow]) -> Iterable[Any]:
     yield from cls.state_types
-    for base in cls.__mro__:
-        for value in vars(base).values():
+    for base in cls.__mro__:  # of each a copy, for another thread may set an attribute of the class at this moment
+        for value in vars(base).copy().values():
             if isinstance(value, Agent):
                 yield value.output_type
-        for name, value in vars(base).items():
+        for name, value in vars(base).copy().items():
             if inspect.isfunction(value) and (name == "run" or hasattr(value, "__holdfast_step__")):
                 yield from hints_of(value)

@@ -16,7 +16,7 @@ import click
 
 from holdfast import clock
 from holdfast.cli.asking import confirm
-from holdfast.cli.database import Database, LocatedEntry, db_option, opened
+from holdfast.cli.database import AnyCommand, Database, LocatedEntry, db_option, opened
 from holdfast.cli.exit_status import EntryNotFound
 from holdfast.cli.output import (
     cost,
@@ -63,7 +63,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(where={"db": db, "user_id": user_id}, which=which, **given)
 
     for option in (
-        click.option("--user-id", metavar="ID", help='Only this user\'s; "" for those of no user, and shared ones.'),
+        _user_option(),
         click.option("--session-id", metavar="ID", help="Only what is kept for this session."),
         click.option("--workflow", metavar="NAME", help="Only what runs of this workflow computed."),
         click.option("--step", metavar="NAME", help="Only results of this step."),
@@ -71,6 +71,10 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         called = option(called)
     return called
+
+
+def _user_option() -> Callable[[AnyCommand], AnyCommand]:
+    return click.option("--user-id", metavar="ID", help='Only this user\'s; "" for those of no user, and shared ones.')
 
 
 def described(entry: Entry) -> dict[str, Any]:
@@ -148,10 +152,11 @@ def _summary(entries: Iterable[Entry]) -> str:
 @command.command()
 @click.argument("key")
 @db_option()
+@_user_option()
 @json_option
-def show(key: str, db: str | None, as_json: bool) -> None:
+def show(key: str, db: str | None, user_id: str | None, as_json: bool) -> None:
     """Show one result: what it is, what its key is made of, and who computed it. The beginning of a key is enough."""
-    with opened(db) as database:
+    with opened(db, user_id=user_id) as database:
         located = _one(database, key)
         entry = located.storage.step_cache.read(located.entry.place, located.entry.key)
     if entry is None or entry.result is None:  # it went just now
@@ -206,7 +211,7 @@ def _one(database: Database, prefix: str) -> LocatedEntry:
     if not found:
         raise EntryNotFound(key=prefix, where=database.where)
     if len(found) > 1:
-        raise InvalidInput(f"{len(found)} results have keys that begin with {prefix!r}. Give more of it.")
+        raise InvalidInput(f"{len(found)} results have keys that begin with {prefix!r}. Give more of it, or --user-id.")
     return found[0]
 
 
@@ -214,10 +219,11 @@ def _one(database: Database, prefix: str) -> LocatedEntry:
 @click.argument("run_id")
 @click.argument("step", required=False)
 @db_option()
+@_user_option()
 @json_option
-def why(run_id: str, step: str | None, db: str | None, as_json: bool) -> None:
+def why(run_id: str, step: str | None, db: str | None, user_id: str | None, as_json: bool) -> None:
     """Say why a run computed its steps, or one STEP: what differs from the nearest result that there was."""
-    with opened(db) as database:
+    with opened(db, user_id=user_id) as database:
         located = database.run(run_id)
         found = reasons_of_run(located.storage, located.run)
     found = [(record, reason) for record, reason in found if step in (None, record.name)]

@@ -109,7 +109,7 @@ def size(number: int) -> str:
     """A number of bytes.
 
     >>> size(999), size(1_234_567), size(3_000_000_000)
-    ('999 B', '1.2 MB', '3 GB')
+    ('999 B', '1.23 MB', '3 GB')
     """
     unit, amount = "B", float(number)
     for bigger in ("kB", "MB", "GB", "TB"):

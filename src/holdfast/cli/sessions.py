@@ -109,8 +109,8 @@ def show(
         found = changes.read_version(located, version)
         usage, savings = spent(located)
     if as_json:
-        shown = described(located) | {"version": found.info.version, "state": found.exact}
-        print_exact(shown | {"usage": usage_json(usage), "savings": savings_json(savings)})
+        shown = described(located) | {"version": found.info.version}
+        print_exact(shown | {"usage": usage_json(usage), "savings": savings_json(savings), "state": found.exact})
         return
     print_facts(
         {

@@ -1,0 +1,190 @@
+"""A function that is a step, and what was said of it.
+
+Rules that must stay true:
+- options that do not fit the function, or each other, are refused when they are given;
+- what is found out about a function is kept with its step, and looked at again when something of it has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from holdfast.agent import Agent
+from holdfast.arguments import Parameters
+from holdfast.caching import Cache
+from holdfast.canonical import digest
+from holdfast.declared import Types, hints_of
+from holdfast.drivers import Kind
+from holdfast.errors import InvalidInput
+from holdfast.fingerprint import Parts
+from holdfast.messages import messages_from
+from holdfast.session import Session
+from holdfast.witness import Witness
+
+__all__ = ["Known", "Options", "Step", "StepOwner", "kind_of_function"]
+
+
+class StepOwner:
+    """A workflow, as far as its steps know it."""
+
+    name: str
+    _session: Session
+    _types: Types
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is said of a step beside its function."""
+
+    name: str
+    cache: Cache | None = None
+    version: str | int | None = None
+    key: Callable[..., Any] | None = None
+    ignore: frozenset[str] = frozenset()
+    uses: tuple[Any, ...] = ()
+    depends: Callable[[Any], Any] | None = None
+    store_if: Callable[[Any], Any] | None = None
+    retries: int = 0
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was found out about the code of a step, as it stands in one class of workflows."""
+
+    parts: Parts
+    agents: tuple[str, ...]
+    """The attributes of the workflow that are agents which the code uses: these change with each object."""
+    witness: Witness
+
+
+class Step:
+    """A function that is a step, and what was said of it.
+
+    Raises:
+        InvalidInput: options that cannot be used or do not fit together.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: Options, *, is_inline: bool = False) -> None:
+        self.function = function
+        self.is_inline = is_inline
+        """Whether it was made where it is called, so that what it takes from the code around it differs by call."""
+        self.options = options
+        self.agent = _agent_of(function)
+        self.kind: Kind | None = kind_of_function(function)
+        """How it gives what it gives; None where only a call tells."""
+        self.is_stream = self.kind in ("stream", "astream")
+        self._check()
+        self._parameters: dict[int, Parameters] = {}
+        self.known: dict[type | None, Known] = {}
+        """What was found out about its code, by the class of the workflow if it is a method."""
+        self.types: WeakKeyDictionary[type, Types] = WeakKeyDictionary()
+        """What its result may be made of, by the class of the workflow."""
+
+    def _check(self) -> None:
+        options = self.options
+        if isinstance(options.retries, bool) or not isinstance(options.retries, int) or options.retries < 0:
+            raise InvalidInput("retries must be a number from 0.")
+        if options.timeout is not None:
+            if not isinstance(options.timeout, int | float) or not options.timeout > 0:
+                raise InvalidInput("timeout must be a number of seconds above 0.")
+            if self.kind != "awaited" and self.agent is None:
+                raise InvalidInput(
+                    f"Step {options.name!r} cannot have a timeout: a function that runs cannot be stopped, only a "
+                    "coroutine function or the run of an agent. Give the timeout to what it calls, or make it async."
+                )
+        if options.cache is None and (options.version is not None or options.uses or options.depends is not None):
+            raise InvalidInput(
+                f"Step {options.name!r} is kept for its run only, where its code does not count: version, uses and "
+                "depends need a cache=."
+            )
+
+    def bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """What computes it."""
+        return self.timely(args, kwargs) if self.options.timeout else functools.partial(self.function, *args, **kwargs)
+
+    def types_in(self, workflow: StepOwner) -> Types:
+        """What its result may be made of: what the workflow declares, and what the function's annotations name."""
+        types = self.types.get(type(workflow))
+        if types is None:
+            hints = list(hints_of(self.function))
+            if self.agent is not None:
+                hints.append(self.agent.output_type)
+            declared = workflow._types
+            types = declared if not Types(hints).classes else Types([*declared.classes, *hints])
+            self.types[type(workflow)] = types
+        return types
+
+    @property
+    def identity(self) -> str:
+        """The name of the function, with that of the class or function that it stands in."""
+        return getattr(self.function, "__qualname__", type(self.function).__qualname__)
+
+    def argument_parts(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool) -> dict[str, bytes]:
+        """What its arguments are, each as a digest.
+
+        Raises:
+            StepKeyError: one of them has no identity.
+            TypeError: they do not fit.
+        """
+        name, key, ignore = self.options.name, self.options.key, self.options.ignore
+        if key is not None:
+            told = key(*(args[1:] if is_method else args), **kwargs)
+            return {"key": digest(told, "what key= returned", name)}
+        skipped = int(is_method)
+        parameters = self._parameters.get(skipped)
+        if parameters is None:
+            parameters = self._parameters[skipped] = Parameters(self.function, skipped=skipped)
+        given = parameters.given(args[skipped:], kwargs)
+        if self.agent is not None and given.get("history") is not None:
+            given["history"] = messages_from(given["history"])  # of a response only the content would count
+        parts = {}
+        for parameter, value in given.items():
+            if parameter not in ignore:
+                label = "argument " + parameter
+                parts[label] = digest(value, label, name)
+        return parts
+
+    def timely(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """What computes it, in time or not at all."""
+        function, timeout = self.function, self.options.timeout
+        if self.agent is not None and self.kind is None:
+            assert timeout is not None
+            return functools.partial(self.agent.run_within, timeout, *args, **kwargs)
+
+        async def awaited() -> Any:
+            async with asyncio.timeout(timeout):
+                return await function(*args, **kwargs)
+
+        return awaited
+
+
+def kind_of_function(function: Callable[..., Any]) -> Kind | None:
+    """How a function gives what it gives; None where only a call tells.
+
+    >>> async def fetch(): ...
+    >>> kind_of_function(fetch), kind_of_function(len)
+    ('awaited', None)
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isgeneratorfunction(function):
+        return "stream"
+    if inspect.isasyncgenfunction(function):
+        return "astream"
+    return "awaited" if inspect.iscoroutinefunction(function) else None
+
+
+def _agent_of(function: Callable[..., Any]) -> Agent | None:
+    """The agent whose `run` or `arun` it is."""
+    agent = getattr(function, "__self__", None)
+    return agent if isinstance(agent, Agent) and function.__name__ in _ASKS else None
+
+
+_ASKS: Final = frozenset({"run", "arun", "_run", "_arun"})
