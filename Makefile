@@ -52,6 +52,7 @@ check: lint test faults quickstart
 
 bench: $(VENV)/development.stamp
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/steps.py --quick
 	$(BIN)/python benchmarks/contention.py --quick --no-peers
 
 bench-contention: $(VENV)/development.stamp

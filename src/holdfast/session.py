@@ -300,6 +300,8 @@ class Session:
             known = [name for name in named if name is not None and (name not in refused or name in document)]
             names = list(dict.fromkeys(known))
             values = {name: data for name, data in values.items() if name not in refused}
+        elif not values and not problems:
+            return Pending([], {}, ())
         self._refuse_too_large(names, values, problems)
         return self._pending(names, values, tuple(problems))
 
@@ -382,6 +384,8 @@ class Session:
         with self._lock:
             collected = self._collected()
             now = self._edited(collected)
+            if now is mark:
+                return None, collected
             names = now.names()
             values = {name: self._values.encoded(now, name) for name in now.names_changed_since(mark)}
             values = {
