@@ -735,6 +735,26 @@ def test_a_cache_that_fails_makes_a_warning_and_the_step_is_computed(monkeypatch
             assert Plain(storage=storage).run("a").content.title == "aa"
 
 
+def test_a_commit_between_a_step_and_its_record_is_not_made_again(storage: Storage) -> None:
+    running: list[Workflow] = []
+
+    class Appending(Workflow):
+        @step(store_if=lambda _: running[0].write_to_storage() > 0)
+        def append(self) -> str:
+            self.session_state["posts"].append("a")
+            return "done"
+
+        def run(self) -> str:
+            running.append(self)
+            self.session_state["posts"] = ["first"]
+            self.write_to_storage()
+            return self.append()
+
+    assert Appending(session_id="s", storage=storage).run().content == "done"
+    assert Appending(session_id="s", storage=storage).session_state == {"posts": ["first", "a"]}
+    assert len(storage.changes("", "s")) == 2
+
+
 def test_what_a_run_found_in_the_cache_is_counted_with_one_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ from holdfast.records import Failure, Run, RunStatus, StepRecord
 from holdfast.response import RunEvent, RunResponse
 from holdfast.retracing import Undoing
 from holdfast.run_steps import RunSteps
-from holdfast.session import Beside, Session
+from holdfast.session import Beside, Collected, Session
 from holdfast.standing import Pending, Problems
 from holdfast.threads import process_number
 
@@ -360,13 +360,13 @@ class ActiveRun:
         """Commit what is pending before a transaction, or what was changed in it; returns what cannot be stored."""
         return self._save(is_last=False, releases=releases)
 
-    def save_step(self, step: StepRecord) -> None:
-        """Commit what is pending with the record of a step that has ended well.
+    def save_step(self, step: StepRecord, collected: Collected) -> None:
+        """Commit what was found pending when a step had ended well, with its record.
 
         Raises:
             StateConflict: what is pending is refused; the record of the step is kept all the same.
         """
-        self._save(is_last=False, steps=(step,))
+        self._save(is_last=False, steps=(step,), collected=collected)
 
     def _save(
         self,
@@ -375,6 +375,7 @@ class ActiveRun:
         error: BaseException | None = None,
         releases: bool = False,
         steps: tuple[StepRecord, ...] = (),
+        collected: Collected | None = None,
     ) -> Problems:
         """Commit what is pending with the record, if that is to be written now; returns what cannot be stored."""
         self._saved_at = clock.monotonic()
@@ -400,7 +401,7 @@ class ActiveRun:
                 releases=releases,
             )
             try:
-                saved = self.session.save(record, beside)
+                saved = self.session.save(record, beside, collected)
             except (StateConflict, LeaseLost) as refusal:
                 self._keep_refused(refusal, steps)
                 raise

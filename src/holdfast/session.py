@@ -81,6 +81,14 @@ class Beside:
 NOTHING = Beside()
 
 
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was found pending, and in comparison with what."""
+
+    view: StoredDocument
+    pending: Pending
+
+
 @dataclass
 class _Attempt:
     """One commit, from its first try to its outcome."""
@@ -175,12 +183,18 @@ class Session:
                     self._commit(pending)
             self.load()
 
-    def save(self, record: Callable[[Pending], Run | None] | None = None, beside: Beside = NOTHING) -> Saved:
+    def save(
+        self,
+        record: Callable[[Pending], Run | None] | None = None,
+        beside: Beside = NOTHING,
+        collected: Collected | None = None,
+    ) -> Saved:
         """Commit everything that is pending, and with it the record of a run.
 
         Args:
             record: makes the record to write, told what is pending; None writes none.
             beside: what else is written with it. A lease is given up only if anything is committed.
+            collected: what was found pending just now; what has changed since stays pending.
 
         Raises:
             StateConflict, SessionDeleted, LeaseLost: with `patch`, the changes that were refused.
@@ -189,7 +203,9 @@ class Session:
         """
         with self._lock:
             self._resolve()
-            pending = self.collect()
+            # It is good for as long as the state is compared with the same document.
+            is_good = collected is not None and collected.view is self._here().view
+            pending = collected.pending if is_good and collected is not None else self.collect()
             run = record(pending) if record is not None else None
             saved = Saved(self._commit(pending, run, beside), pending.problems)
             self.was_released = beside.releases and saved.patch is not None
@@ -344,15 +360,24 @@ class Session:
 
     def mark(self) -> StoredDocument:
         """The live state as it is now, to find out later what was changed after that; unstorable values left out."""
-        with self._lock:
-            pending = self.collect()
-            view = self._here().view
-            return view.edited(pending.operations, pending.values) if pending.operations else view
+        return self._edited(self._collected())
 
-    def changes_since(self, mark: StoredDocument) -> StateChange | None:
-        """What was changed in the live state since a mark; None for nothing."""
+    def _collected(self) -> Collected:
         with self._lock:
-            now = self.mark()
+            return Collected(self._here().view, self.collect())
+
+    def _edited(self, collected: Collected) -> StoredDocument:
+        view, pending = collected.view, collected.pending
+        return view.edited(pending.operations, pending.values) if pending.operations else view
+
+    def changes_since(self, mark: StoredDocument) -> tuple[StateChange | None, Collected]:
+        """What was changed in the live state since a mark, None for nothing; and what is pending now.
+
+        Both are found with one look at the state, which costs as much as it has values.
+        """
+        with self._lock:
+            collected = self._collected()
+            now = self._edited(collected)
             names = now.names()
             values = {name: self._values.encoded(now, name) for name in now.names_changed_since(mark)}
             values = {
@@ -362,8 +387,12 @@ class Session:
             }
             operations = self._difference(mark, names, dict(values))
             if not operations:
-                return None
-            return StateChange.of(operations, lambda name: self._values.encoded(mark, name))
+                return None, collected
+            return StateChange.of(operations, lambda name: self._values.encoded(mark, name)), collected
+
+    def has_changed_since(self, mark: StoredDocument) -> bool:
+        """Whether the live state is another one than it was at a mark."""
+        return self.changes_since(mark)[0] is not None
 
     def repeat(self, change: StateChange) -> None:
         """Make a change in the live state again, in place.

@@ -200,7 +200,7 @@ def in_run(asked: Asked) -> Flow:
     frame = Frame(asked.name, number, asked.key, may_use_state=not beside_others)
     mark = yield Store(session.mark)
     given = yield from _computed(asked, frame)
-    change = yield Store(functools.partial(session.changes_since, mark))
+    change, collected = yield Store(functools.partial(session.changes_since, mark))
     if change is not None and beside_others:
         raise _changed_state(asked)
     if asked.step.options.store_if is None or asked.step.options.store_if(given.value):
@@ -214,7 +214,7 @@ def in_run(asked: Asked) -> Flow:
             patch=None if change is None else change.to_bytes(),
             result=_encoded(asked, given),
         )
-        yield from _kept(asked, given, functools.partial(run.save_step, record))
+        yield from _kept(asked, given, functools.partial(run.save_step, record, collected))
     asked.tell(RunEvent.step_completed, cached=False, seconds=asked.seconds)
     asked.value = given.value
     return given.value
@@ -508,7 +508,7 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     if run is not None:
         mark = yield Store(run.session.mark)
     given = yield from _computed(asked, frame, lease)
-    if run is not None and (yield Store(functools.partial(run.session.changes_since, mark))) is not None:
+    if run is not None and (yield Store(functools.partial(run.session.has_changed_since, mark))):
         raise _changed_state(asked)
     return given, frame
 
@@ -552,7 +552,7 @@ def _computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Fl
             if handed_out.number:
                 error.add_note(f"Step {asked.name!r} was not tried again: it had handed out a part of its stream.")
                 raise
-            if run is not None and (yield Store(functools.partial(run.session.changes_since, mark))) is not None:
+            if run is not None and (yield Store(functools.partial(run.session.has_changed_since, mark))):
                 error.add_note(f"Step {asked.name!r} was not tried again: it had changed the session state.")
                 raise
             with tried:

@@ -216,6 +216,32 @@ def asked_of(
     """One call, with everything that identifies it.
 
     Raises:
+        StepKeyError, TypeError: as `identified`.
+    """
+    scope, place, key, parts = identified(declared, workflow, args, kwargs, is_method=is_method)
+    return Asked(
+        declared,
+        workflow,
+        run,
+        args,
+        kwargs,
+        scope,
+        key,
+        parts,
+        place,
+        workflow._session,
+        declared.types_in(workflow),
+        is_plain=declared.kind is None,
+        streams=declared.is_stream,
+    )
+
+
+def identified(
+    declared: Step, workflow: Stepping, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool
+) -> tuple[str, Place, bytes, dict[str, bytes]]:
+    """What identifies one call: its scope and place, its key, and what that is made of.
+
+    Raises:
         StepKeyError: something in it has no identity.
         TypeError: the arguments do not fit.
     """
@@ -237,21 +263,7 @@ def asked_of(
         whose = declared.identity if scope == "global" else workflow.name
         shared = "shared" if cache.shared else ""
         key = key_of((scope, shared, owner, place.session_id, whose, options.name), parts)
-    return Asked(
-        declared,
-        workflow,
-        run,
-        args,
-        kwargs,
-        scope,
-        key,
-        parts,
-        place,
-        session,
-        declared.types_in(workflow),
-        is_plain=declared.kind is None,
-        streams=declared.is_stream,
-    )
+    return scope, place, key, parts
 
 
 def _answered(agent: Agent, question: Question, is_async: bool) -> Any:
