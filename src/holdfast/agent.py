@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, aclosing, contextmanager, nullcon
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeGuard, overload
 
-from holdfast import agent_loop, frames, metering
+from holdfast import frames, metering
 from holdfast.caching import Cache, Scope
 from holdfast.errors import InvalidInput
 from holdfast.messages import History, messages_from
@@ -232,6 +232,8 @@ class Agent:
         >>> Agent(str.upper).run_within(10, "hello").content
         'HELLO'
         """
+        from holdfast import agent_loop
+
         (response,) = agent_loop.iterate(_within(seconds, self._arun(message, history=history)))
         return response
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+import msgspec
+
 from holdfast.environment import Variable
 from holdfast.errors import InvalidInput
 
@@ -103,8 +105,7 @@ def cache_of(given: Cache | Scope | None) -> Cache | None:
     return None if given is None or given.scope == "run" else given
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(msgspec.Struct, frozen=True):
     """What may be done with results of wider scope than the run."""
 
     reads: bool = True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,22 +19,14 @@ from holdfast.arguments import Parameters
 from holdfast.caching import Cache
 from holdfast.canonical import digest
 from holdfast.declared import Types, hints_of
-from holdfast.drivers import Kind
+from holdfast.drivers import Kind, kind_of_function
 from holdfast.errors import InvalidInput
 from holdfast.fingerprint import Parts
 from holdfast.messages import messages_from
-from holdfast.session import Session
+from holdfast.step_owner import StepOwner
 from holdfast.witness import Witness
 
-__all__ = ["Known", "Options", "Step", "StepOwner", "kind_of_function"]
-
-
-class StepOwner:
-    """A workflow, as far as its steps know it."""
-
-    name: str
-    _session: Session
-    _types: Types
+__all__ = ["Known", "Options", "Step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,22 +154,6 @@ class Step:
                 return await function(*args, **kwargs)
 
         return awaited
-
-
-def kind_of_function(function: Callable[..., Any]) -> Kind | None:
-    """How a function gives what it gives; None where only a call tells.
-
-    >>> async def fetch(): ...
-    >>> kind_of_function(fetch), kind_of_function(len)
-    ('awaited', None)
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.isgeneratorfunction(function):
-        return "stream"
-    if inspect.isasyncgenfunction(function):
-        return "astream"
-    return "awaited" if inspect.iscoroutinefunction(function) else None
 
 
 def _agent_of(function: Callable[..., Any]) -> Agent | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import inspect
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -98,6 +99,22 @@ def kind_of(result: Any) -> Kind:
     if inspect.isasyncgen(result):
         return "astream"
     return "awaited" if inspect.isawaitable(result) else "value"
+
+
+def kind_of_function(function: Callable[..., Any]) -> Kind | None:
+    """How a function gives what it gives; None where only a call tells.
+
+    >>> async def fetch(): ...
+    >>> kind_of_function(fetch), kind_of_function(len)
+    ('awaited', None)
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isgeneratorfunction(function):
+        return "stream"
+    if inspect.isasyncgenfunction(function):
+        return "astream"
+    return "awaited" if inspect.iscoroutinefunction(function) else None
 
 
 @dataclass(frozen=True, slots=True)

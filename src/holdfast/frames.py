@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from holdfast.errors import StepStateError
 
@@ -81,8 +82,7 @@ def note_agent(agent: Answerer) -> None:
         frame = frame.outer
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """What an agent that is a step is asked."""
 
     message: Any

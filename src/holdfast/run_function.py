@@ -16,8 +16,7 @@ from holdfast import codec
 from holdfast.arguments import Parameters
 from holdfast.caching import control_in
 from holdfast.declared import Types
-from holdfast.declared_steps import kind_of_function
-from holdfast.drivers import Flow, Kind, astream, begin, stream
+from holdfast.drivers import Flow, Kind, astream, begin, kind_of_function, stream
 from holdfast.errors import HoldfastError, RunNotResumable
 from holdfast.records import Run, RunStatus
 from holdfast.response import RunEvent, RunResponse

@@ -40,7 +40,6 @@ from holdfast.leases import Lease, acquiring
 from holdfast.metering import Meter, metering
 from holdfast.records import Failure, Run, RunStatus, StepRecord
 from holdfast.response import RunEvent, RunResponse
-from holdfast.retracing import Undoing
 from holdfast.run_steps import RunSteps
 from holdfast.session import Beside, Collected, Session
 from holdfast.standing import Pending, Problems
@@ -205,6 +204,8 @@ class ActiveRun:
 
     def _take_up(self, resumed: Run) -> None:
         """Undo what the run has committed before, and let nobody else go on with it, in one transaction."""
+        from holdfast.retracing import Undoing
+
         steps = functools.partial(self.storage.find_steps, resumed.owner, resumed.session_id, resumed.run_id)
         records = steps(with_results=True)  # what cannot be read leaves the run as it was
         while True:

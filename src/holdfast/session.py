@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast import clock, codec, patch
 from holdfast.conflicts import Policy, Refused, Settling, Unanswered, refused_answer
@@ -40,12 +40,14 @@ from holdfast.live import Live
 from holdfast.merging import Overlap, disputed
 from holdfast.operations import Operation
 from holdfast.records import Commit, Run, Snapshot, StepRecord
-from holdfast.retracing import StateChange, Undoing
 from holdfast.standing import Merged, Pending, Problems, Standing, with_seeds
 from holdfast.state import SessionState
 from holdfast.storage.base import StepCache, Storage
 from holdfast.stored import StoredDocument, recent
 from holdfast.values import StoredValues
+
+if TYPE_CHECKING:
+    from holdfast.retracing import StateChange, Undoing
 
 MAX_STATE_SIZE = MAX_BYTES
 """Bytes that all values of a session may have together, encoded."""
@@ -375,6 +377,8 @@ class Session:
 
         Both are found with one look at the state, which costs as much as it has values.
         """
+        from holdfast.retracing import StateChange
+
         with self._lock:
             collected = self._collected()
             now = self._edited(collected)

@@ -54,8 +54,9 @@ from holdfast.running import ActiveRun, Output
 from holdfast.storage.base import Storage
 
 if TYPE_CHECKING:
-    from holdfast.declared_steps import Step, StepOwner
+    from holdfast.declared_steps import Step
     from holdfast.session import Session
+    from holdfast.step_owner import StepOwner
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25

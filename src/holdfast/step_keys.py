@@ -20,11 +20,12 @@ import msgspec
 from holdfast.agent import Agent
 from holdfast.agent_identity import agent_parts, agents_in
 from holdfast.canonical import digest, identity
-from holdfast.declared_steps import Known, Step, StepOwner
+from holdfast.declared_steps import Known, Step
 from holdfast.errors import StepKeyError
 from holdfast.fingerprint import VARIABLE_ADVICE, Special, code_parts, is_workflow
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
+from holdfast.step_owner import StepOwner
 from holdfast.witness import Witness
 
 VERSION: Final = b"holdfast step 1\0"

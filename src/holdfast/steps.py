@@ -10,28 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
-from holdfast import frames, step_flow
+from holdfast import step_flow
 from holdfast.agent import Agent
 from holdfast.caching import Cache, Scope, cache_of
-from holdfast.declared_steps import Options, Step, StepOwner
+from holdfast.declared_steps import Options, Step
 from holdfast.drivers import Flow, Kind, aperform, astream, begin, stream
 from holdfast.errors import InvalidInput
 from holdfast.frames import Question
-from holdfast.parallel import all_at_once
 from holdfast.records import Place
 from holdfast.response import RunEvent, RunResponse
 from holdfast.running import ActiveRun, current
 from holdfast.step_flow import Asked
 from holdfast.step_keys import key_of, parts_for_others, variables_of
+from holdfast.step_owner import StepOwner
 
 if TYPE_CHECKING:
     from holdfast.session import Session
 
-__all__ = ["Stepping", "step"]
+__all__ = ["step"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -184,9 +184,9 @@ def wrapped(declared: Step) -> Callable[..., Any]:
     return call
 
 
-def called(declared: Step, args: tuple[Any, ...], kwargs: dict[str, Any], workflow: Stepping | None = None) -> Any:
+def called(declared: Step, args: tuple[Any, ...], kwargs: dict[str, Any], workflow: StepOwner | None = None) -> Any:
     """Call it as a step, if there is a run to record it with or a cache to keep it in."""
-    is_method = workflow is None and bool(args) and isinstance(args[0], Stepping)
+    is_method = workflow is None and bool(args) and isinstance(args[0], StepOwner)
     if is_method:
         workflow = args[0]
     run = _run_of(workflow)
@@ -206,7 +206,7 @@ def _plainly(declared: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 def asked_of(
     declared: Step,
-    workflow: Stepping,
+    workflow: StepOwner,
     run: ActiveRun | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -237,7 +237,7 @@ def asked_of(
 
 
 def identified(
-    declared: Step, workflow: Stepping, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool
+    declared: Step, workflow: StepOwner, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool
 ) -> tuple[str, Place, bytes, dict[str, bytes]]:
     """What identifies one call: its scope and place, its key, and what that is made of.
 
@@ -266,7 +266,7 @@ def identified(
     return scope, place, key, parts
 
 
-def _answered(agent: Agent, question: Question, is_async: bool) -> Any:
+def answered(agent: Agent, question: Question, is_async: bool) -> Any:
     """What the run that the code is in gives for an agent's answer; NotImplemented outside of runs."""
     run = current.get()
     workflow = None if run is None or run.ended else run.workflow()
@@ -289,10 +289,7 @@ def _is_content(response: Any) -> bool:
     return not isinstance(response, RunResponse) or response.event is RunEvent.run_response
 
 
-frames.answering[:] = [_answered]
-
-
-def _run_of(workflow: Stepping | None) -> ActiveRun | None:
+def _run_of(workflow: StepOwner | None) -> ActiveRun | None:
     """The run that the code is in, if it is one of this workflow."""
     run = current.get()
     if run is None or run.ended:
@@ -300,77 +297,15 @@ def _run_of(workflow: Stepping | None) -> ActiveRun | None:
     return run if workflow is None or run.session is workflow._session else None
 
 
-class Stepping(StepOwner):
-    """What a workflow does with steps; the base of `Workflow`."""
-
-    def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function as a step of the run: any callable, also an agent's `run`.
-
-        Args:
-            name: the name of the step.
-            function: plain, a generator, a coroutine function or an async generator. One that was made a step with
-                options, `step(fetch, cache="session")` say, keeps them.
-            args, kwargs: its arguments. They identify the step, with the values of variables around a lambda, so that
-                each of them must have an identity.
-
-        Returns:
-            what the function gives: its value, an iterator, an awaitable or an async iterator.
-
-        Raises:
-            StepKeyError: an argument has no identity.
-            StepPersistError: the result could not be kept; the error has it.
-
-        >>> from holdfast.workflow import Workflow
-        >>> class Searching(Workflow):
-        ...     def run(self, topic: str) -> list[str]:
-        ...         return self.step("search", sorted, topic)
-        >>> Searching().run("cab").content
-        ['a', 'b', 'c']
-        """
-        known: Step | None = getattr(function, "__holdfast_step__", None)
-        workflow = getattr(function, "__self__", None)
-        is_method = known is not None and isinstance(workflow, Stepping)  # a step of a workflow already
-        given = (workflow, *args) if is_method else args
-        options = Options(name) if known is None else replace(known.options, name=name)
-        declared = Step(function if known is None else known.function, options, is_inline=not is_method)
-        result: T = called(declared, given, kwargs, None if is_method else self)
-        return result
-
-    @overload
-    def parallel(  # type: ignore[overload-overlap]  # an awaitable is a value as well
-        self, *calls: Callable[[], Awaitable[T]], limit: int = MOST_AT_ONCE
-    ) -> Awaitable[list[T]]: ...
-    @overload
-    def parallel(self, *calls: Callable[[], T], limit: int = MOST_AT_ONCE) -> list[T]: ...
-    def parallel(self, *calls: Callable[[], Any], limit: int = MOST_AT_ONCE) -> Any:
-        """Run several steps at the same time: on threads, or as tasks if they are coroutine functions.
-
-        Steps that run so return values and leave the session state alone. When one fails, those that have begun go on
-        to their end and are recorded, no other is begun, and the failure of the first in order is raised.
-
-        Args:
-            calls: functions without arguments, such as `functools.partial(self.fetch, url)`; all of them coroutine
-                functions, or none.
-            limit: how many run at the same time at most.
-
-        Returns:
-            their values in order; for coroutine functions an awaitable of that.
-
-        Raises:
-            InvalidInput: the calls or the limit cannot be used.
-
-        >>> from functools import partial
-        >>> from holdfast.workflow import Workflow
-        >>> class Fetching(Workflow):
-        ...     @step
-        ...     def fetch(self, url: str) -> int:
-        ...         return len(url)
-        ...     def run(self, *urls: str) -> list[int]:
-        ...         return self.parallel(*(partial(self.fetch, url) for url in urls), limit=4)
-        >>> Fetching().run("a", "bb").content
-        [1, 2]
-        """
-        return all_at_once(calls, limit)
+def called_inline(workflow: StepOwner, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call a function as a step of this name; see `Stepping.step`."""
+    known: Step | None = getattr(function, "__holdfast_step__", None)
+    owner = getattr(function, "__self__", None)
+    is_method = known is not None and isinstance(owner, StepOwner)  # a step of a workflow already
+    given = (owner, *args) if is_method else args
+    options = Options(name) if known is None else replace(known.options, name=name)
+    declared = Step(function if known is None else known.function, options, is_inline=not is_method)
+    return called(declared, given, kwargs, None if is_method else workflow)
 
 
 # -- driving --------------------------------------------------------------------------------------------------------

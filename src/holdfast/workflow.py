@@ -31,7 +31,7 @@ from holdfast.run_function import RunFunction
 from holdfast.running import ActiveRun
 from holdfast.session import Beside, Session
 from holdfast.standing import Problems
-from holdfast.steps import Stepping
+from holdfast.stepping import Stepping
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
 

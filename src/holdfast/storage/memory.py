@@ -45,7 +45,6 @@ from holdfast.storage import history, leasing
 from holdfast.storage.base import INLINE_SIZE, KeepHistory, Rebase, valid_commit, valid_limit
 from holdfast.storage.listing import following
 from holdfast.storage.liveness import is_as_read, with_interruptions
-from holdfast.storage.memory_step_cache import MemoryStepCache
 from holdfast.storage.sweeping import MAX_CACHE_SIZE
 from holdfast.threads import lock_for_forks
 
@@ -99,6 +98,8 @@ class MemoryStorage:
         self._beats: dict[str, float] = {}
         self._queues: dict[tuple[str, str], list[leasing.Queued]] = {}
         self._lock = lock_for_forks()
+        from holdfast.storage.memory_step_cache import MemoryStepCache
+
         self.step_cache = MemoryStepCache(self._lock, max_cache_size, self.where)
         """See `Storage.step_cache`."""
         self._is_closed = False
