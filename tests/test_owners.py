@@ -110,7 +110,7 @@ class LeakingCache:
         return leaking
 
     def _stolen(self, place: Place) -> Place:
-        return replace(place, owner=self._victim)
+        return place._replace(owner=self._victim)
 
 
 def is_held(storage: Storage, owner: str) -> bool:

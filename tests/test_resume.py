@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -598,6 +599,59 @@ def test_whoever_was_taken_over_commits_nothing_more(storage: Storage) -> None:
     assert stored(storage) == {"log": ["run"]}
     (run,) = storage.find_runs("")
     assert (run.status, run.attempt) == (RunStatus.completed, 2)
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_step_that_a_process_thought_dead_finishes_while_its_run_is_taken_over_is_not_done_again(
+    storage: Storage, changes: bool
+) -> None:
+    class Sleeping(Workflow):
+        @step
+        def pay(self, changes: bool) -> str:
+            if changes:
+                self.session_state["paid"] = 1
+            do("paid")
+            asleep.set()
+            awake.wait(10)
+            return "paid"
+
+        def run(self, changes: bool) -> str:
+            paid = self.pay(changes)
+            if self is sleeper:
+                over.wait(10)
+            return paid
+
+    asleep, awake, over = threading.Event(), threading.Event(), threading.Event()
+    find_runs, find_steps = storage.find_runs, storage.find_steps
+    sleeper = Sleeping(session_id="s", storage=storage)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sleeper.run, changes)
+        assert asleep.wait(10)
+        until(lambda: find_runs(""))
+
+        def find_steps_slowly(*args: Any, **options: Any) -> Any:
+            found = find_steps(*args, **options)
+            awake.set()
+            until(lambda: find_steps(*args, **options))
+            return found
+
+        dead = replace(find_runs("")[0], status=RunStatus.interrupted)
+        storage.find_runs = lambda *args, **kwargs: (dead,)  # type: ignore[method-assign]
+        storage.find_steps = find_steps_slowly  # type: ignore[method-assign]
+        assert Sleeping(session_id="s", storage=storage).resume(dead.run_id).content == "paid"
+        over.set()
+        with pytest.raises(RunTakenOver):
+            running.result(10)
+    storage.find_runs, storage.find_steps = find_runs, find_steps  # type: ignore[method-assign]
+    assert done == ["paid"]
+    assert stored(storage) == ({"paid": 1} if changes else {})
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 PROGRAM = """

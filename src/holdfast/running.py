@@ -206,7 +206,8 @@ class ActiveRun:
         """Undo what the run has committed before, and let nobody else go on with it, in one transaction."""
         from holdfast.retracing import Undoing
 
-        records = self.storage.find_steps(resumed.owner, resumed.session_id, resumed.run_id, with_results=True)
+        steps = functools.partial(self.storage.find_steps, resumed.owner, resumed.session_id, resumed.run_id)
+        records = steps(with_results=True)  # what cannot be read leaves the run as it was
         while True:
             undoing = Undoing(self.storage, resumed)
             # The version that it begins from is the one that this commit makes.
@@ -218,6 +219,9 @@ class ActiveRun:
             except VersionConflict:
                 continue  # others have committed meanwhile
         self._is_ours = self.recorded = True
+        # Up to that commit a process that was only thought to be dead could still finish a step.
+        if len(steps(with_results=False)) != len(records):
+            records = steps(with_results=True)
         self.steps.recorded(records)
         self.session.load()
 

@@ -9,6 +9,7 @@ Rules that must stay true:
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import linecache
 import sys
@@ -19,12 +20,17 @@ from types import CodeType, FunctionType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from holdfast.canonical import combine, digest_or_none, identity
+from holdfast.threads import lock_for_forks
 
 __all__ = ["Function", "Memory", "class_digest", "code_digest", "functions_in", "tree_of"]
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Known = TypeVar("_Known")
 
+
+PARSE_TRIES = 10
+
+_parsing = lock_for_forks()
 
 _KIND = CO_VARARGS | CO_VARKEYWORDS | CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
 """Flags that say what calling does; the others say how the code was compiled."""
@@ -92,11 +98,20 @@ def _file(name: str) -> _File | None:
 
 
 def _parsed(name: str, lines: list[str]) -> _File | None:
+    text = "".join(lines)
     try:
-        tree = ast.parse("".join(lines))
-        return _File(tree, compile(tree, name, "exec", dont_inherit=True))
+        return _File(_tree_of_text(text), compile(text, name, "exec", dont_inherit=True))
     except (SyntaxError, ValueError):
         return None  # it has changed since it was imported, at least
+
+
+def _tree_of_text(text: str) -> ast.Module:
+    """The syntax tree of a text. CPython 3.11 counts the depth of trees that several threads make at the same time
+    together, and then takes it for wrong: so one is made at a time here, and again if somebody else made one."""
+    for _ in range(PARSE_TRIES):
+        with contextlib.suppress(SystemError), _parsing:
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def _codes_in(code: CodeType) -> Iterator[CodeType]:

@@ -10,20 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
-from holdfast import codec, patch
+from holdfast import codec, patch, recorded, step_flow
+from holdfast.drivers import Flow, Store
 from holdfast.errors import StateConflict, StorageFull
-from holdfast.records import Commit, RunStatus
+from holdfast.flights import EntryLease
+from holdfast.frames import Frame
+from holdfast.records import Commit, RunStatus, StepRecord, Usage
+from holdfast.retracing import Undoing
 from holdfast.running import ActiveRun, status_after
 from holdfast.session import Session
+from holdfast.step_flow import Asked
 from holdfast.storage import leasing, memory, rows, server, writing
 from holdfast.storage.base import Rebase, Storage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.pool import Pool
 from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
+from holdfast.storage.step_cache import SqlStepCache
 from holdfast.storage.writer import Writer
 from holdfast.stored import StoredDocument
 
@@ -39,6 +46,11 @@ ABANDONED = "a cancelled run is not committed"
 SORTED = "a snapshot with its names in another order"
 UNSIGNED = "the sign of a zero not kept"
 UNMOVED = "a key that moved kept at its old place"
+HASTY = "a step handed on before it is recorded"
+PREMATURE = "a step recorded before it is done"
+UNCHANGED = "a step recorded without its change of the state"
+STANDING = "what a resumed run had changed before not undone"
+LOST = "a result for others reported as kept, and not kept"
 
 
 @contextmanager
@@ -202,6 +214,49 @@ def untidy() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def hasty() -> Iterator[None]:
+    """The record of a step is written with the next one."""
+    right = ActiveRun.save_step
+    waiting: list[StepRecord] = []
+
+    def save_step(run: ActiveRun, step: StepRecord) -> None:
+        waiting.append(step)
+        if len(waiting) > 1:
+            right(run, waiting.pop(0))
+
+    with mock.patch.object(ActiveRun, "save_step", save_step):
+        yield
+
+
+@contextmanager
+def premature() -> Iterator[None]:
+    """A step is recorded when it begins, and again when it is done."""
+    right = step_flow._computed
+
+    def computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
+        if asked.run is not None and asked.cache is None:
+            result = recorded.encode(recorded.Given(None), asked.types)
+            facts = {"is_hit": False, "seconds": 0.0, "usage": Usage(), "result": result}
+            yield Store(partial(asked.run.save_step, asked.record(frame.number, 0, frame, **facts)))
+        return (yield from right(asked, frame, lease))
+
+    with mock.patch.object(step_flow, "_computed", computed):
+        yield
+
+
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """What a step changed in the state is not in its record."""
+    right = ActiveRun.save_step
+
+    def save_step(run: ActiveRun, step: StepRecord) -> None:
+        right(run, replace(step, patch=None))
+
+    with mock.patch.object(ActiveRun, "save_step", save_step):
+        yield
+
+
 _PLANTS: dict[str, Callable[[], Any]] = {
     EARLY: early,
     BLIND: _replaced(writing, "_rebased", overwriting),
@@ -215,6 +270,11 @@ _PLANTS: dict[str, Callable[[], Any]] = {
     SORTED: sorted_names,
     UNSIGNED: unsigned,
     UNMOVED: unmoved,
+    HASTY: hasty,
+    PREMATURE: premature,
+    UNCHANGED: unchanged,
+    STANDING: _replaced(Undoing, "_undo", lambda *_: None),
+    LOST: _replaced(SqlStepCache, "store", lambda *_, **__: True),
 }
 
 

@@ -22,8 +22,10 @@ import msgspec
 
 from faults.answers import dropped_answers
 from faults.history import Event, Log, chain
+from faults.moments import dying
 from faults.places import LOG, tokens_of
 from faults.plants import planted
+from faults.steps import with_steps
 from holdfast import clock, errors
 from holdfast.records import Commit, Known, Snapshot, StoredSession, StoredValue
 from holdfast.storage import registry
@@ -63,6 +65,8 @@ class Orders(msgspec.Struct):
     """How often a COMMIT is made, or not made, and then fails, so that its outcome is not known."""
     count: int | None = None
     """After so many tokens it ends; None is never."""
+    dies_at: int | None = None
+    """The moment at which it kills itself; see `faults.moments`."""
 
 
 class Writer:
@@ -401,6 +405,7 @@ MODES: dict[str, Callable[[Writer], None]] = {
     "interrupted": interrupted,
     "limited": limited,
     "filling": filling,
+    "steps": with_steps,
 }
 
 
@@ -409,7 +414,8 @@ def work(orders: Orders) -> None:
     try:
         with planted(orders.plant):
             writer = Writer(orders)
-            with dropped_answers(writer.dice, orders.drops, partial(writer.note, "fault", "")):
+            drops = dropped_answers(writer.dice, orders.drops, partial(writer.note, "fault", ""))
+            with drops, dying(orders.dies_at, url=orders.url):
                 writer.run()
     except Exception as error:
         Log(Path(orders.notes)).note(Event("trouble", clock.monotonic(), "", f"{type(error).__name__}: {error}"))

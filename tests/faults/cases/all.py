@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from faults.case import Case
-from faults.cases import contention, damage, deaths, disks, interrupts, power, replies, schedules, servers, values
+from faults.cases import (
+    contention,
+    damage,
+    deaths,
+    disks,
+    interrupts,
+    power,
+    replies,
+    schedules,
+    servers,
+    steps,
+    values,
+)
 
 CASES: tuple[Case, ...] = (
     deaths.OneWriter(),
     deaths.FourWriters(),
+    steps.Steps(),
     power.Power(),
     servers.Restarts(),
     contention.ByHand(),
