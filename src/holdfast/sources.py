@@ -19,6 +19,7 @@ from types import CodeType, FunctionType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from holdfast.canonical import combine, digest_or_none, identity
+from holdfast.threads import lock_for_forks
 
 __all__ = ["Function", "Memory", "class_digest", "code_digest", "functions_in", "tree_of"]
 
@@ -91,9 +92,18 @@ def _file(name: str) -> _File | None:
     return known[1]
 
 
+_parsing = lock_for_forks()
+
+
 def _parsed(name: str, lines: list[str]) -> _File | None:
+    text = "".join(lines)
     try:
-        tree = ast.parse("".join(lines))
+        # Before Python 3.11.8, of two threads that parse at the same time one may be told of an error that is not there.
+        with _parsing:
+            try:
+                tree = ast.parse(text)
+            except SystemError:
+                tree = ast.parse(text)
         return _File(tree, compile(tree, name, "exec", dont_inherit=True))
     except (SyntaxError, ValueError):
         return None  # it has changed since it was imported, at least
