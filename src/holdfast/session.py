@@ -346,18 +346,21 @@ class Session:
     def changes_since(self, mark: StoredDocument) -> StateChange | None:
         """What was changed in the live state since a mark; None for nothing."""
         with self._lock:
+            operations = self._operations_between(mark, self.mark())
+            return StateChange.of(operations, lambda name: self._values.encoded(mark, name)) if operations else None
+
+    def changed_since(self, mark: StoredDocument) -> tuple[StoredDocument, bool]:
+        """A mark of the live state as it is now, and whether it was changed since an earlier one."""
+        with self._lock:
             now = self.mark()
-            names = now.names()
-            values = {name: self._values.encoded(now, name) for name in now.names_changed_since(mark)}
-            values = {
-                name: data
-                for name, data in values.items()
-                if name not in mark or self._values.encoded(mark, name) != data
-            }
-            operations = self._difference(mark, names, dict(values))
-            if not operations:
-                return None
-            return StateChange.of(operations, lambda name: self._values.encoded(mark, name))
+            return now, now is not mark and bool(self._operations_between(mark, now))
+
+    def _operations_between(self, mark: StoredDocument, now: StoredDocument) -> list[Operation]:
+        values = {name: self._values.encoded(now, name) for name in now.names_changed_since(mark)}
+        values = {
+            name: data for name, data in values.items() if name not in mark or self._values.encoded(mark, name) != data
+        }
+        return self._difference(mark, now.names(), values)
 
     def repeat(self, change: StateChange) -> None:
         """Make a change in the live state again, in place.
