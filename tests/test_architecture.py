@@ -55,6 +55,7 @@ LAYERS = [
     "holdfast.steps",
     "holdfast.parallel",
     "holdfast.step_flow",
+    "holdfast.turns",
     "holdfast.step_keys",
     "holdfast.declared_steps",
     "holdfast.recorded",

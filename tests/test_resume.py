@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import postgres
-from holdfast import Agent, RunResponse, step
+from holdfast import Agent, RunResponse, step, turns
 from holdfast.errors import (
     InvalidInput,
     RunNotFound,
@@ -252,6 +252,94 @@ def test_an_async_run_is_resumed(storage: Storage) -> None:
     assert asyncio.run(Awaited(session_id="s", storage=storage).resume(str(workflow.run_id))).content == [1, 2]
     assert done == [1, 2]
     assert stored(storage) == {"fetched": [1, 2]}
+
+
+class Reading(Workflow):
+    """Changes the state while it reads a stream; so may the step."""
+
+    @step
+    def write(self, changes: bool) -> Iterator[str]:
+        for piece in "abc":
+            if changes:
+                self.session_state["written"] = piece
+            yield str(do(piece))
+
+    @step
+    async def later(self, changes: bool) -> AsyncIterator[str]:
+        for piece in self.write.__wrapped__(self, changes):  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+            yield piece
+
+    def run(self, *, step_changes: bool, reader_changes: bool) -> Iterator[str]:
+        for piece in self.write(step_changes):
+            if reader_changes:
+                self.session_state.setdefault("read", []).append(piece)
+            yield piece
+        yield str(do("end"))
+
+
+class ReadingLater(Reading):
+    async def run(self, *, step_changes: bool, reader_changes: bool) -> AsyncIterator[str]:  # type: ignore[override]
+        async for piece in self.later(step_changes):
+            if reader_changes:
+                self.session_state.setdefault("read", []).append(piece)
+            yield piece
+        yield str(do("end"))
+
+
+def read_all(responses: Any) -> list[Any]:
+    async def collected() -> list[Any]:
+        return [response.content async for response in responses]
+
+    if isinstance(responses, AsyncIterator):
+        return asyncio.run(collected())
+    return [response.content for response in responses]
+
+
+@pytest.mark.parametrize("cls", [Reading, ReadingLater])
+@pytest.mark.parametrize(("step_changes", "reader_changes"), [(False, True), (True, False), (False, False)])
+def test_what_the_reader_of_a_stream_changed_is_not_taken_for_what_the_step_did(
+    storage: Storage, cls: type[Reading], step_changes: bool, reader_changes: bool
+) -> None:
+    broken.add("end")
+    workflow = cls(session_id="s", storage=storage)
+    with pytest.raises(Broken):
+        read_all(workflow.run(step_changes=step_changes, reader_changes=reader_changes))
+    expected = {"written": "c"} if step_changes else {}
+    expected |= {"read": ["a", "b", "c"]} if reader_changes else {}  # type: ignore[dict-item]
+    assert stored(storage) == expected
+    broken.clear()
+    resumed = cls(session_id="s", storage=storage).resume(str(workflow.run_id))
+    assert read_all(resumed) == ["a", "b", "c", "end"]
+    assert stored(storage) == expected
+    assert done == ["a", "b", "c", "end"]
+
+
+def test_where_the_reader_and_the_step_changed_the_state_the_step_is_done_again(storage: Storage) -> None:
+    broken.add("end")
+    workflow = Reading(session_id="s", storage=storage)
+    with pytest.warns(StepWarning, match="nobody can tell what the step did"), pytest.raises(Broken):
+        list(workflow.run(step_changes=True, reader_changes=True))
+    broken.clear()
+    with pytest.warns(StepWarning, match="nobody can tell what the step did"):
+        list(Reading(session_id="s", storage=storage).resume(str(workflow.run_id)))
+    assert stored(storage) == {"written": "c", "read": ["a", "b", "c"]}
+    assert done == ["a", "b", "c", "a", "b", "c", "end"]
+
+
+def test_where_looking_would_cost_too_much_nothing_is_claimed(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "LEAST", 0.0)
+    monkeypatch.setattr(turns, "SHARE", 0.0)
+    broken.add("end")
+    workflow = Reading(session_id="s", storage=storage)
+    with pytest.warns(StepWarning, match="nobody can tell what the step did"), pytest.raises(Broken):
+        list(workflow.run(step_changes=False, reader_changes=True))
+    broken.clear()
+    with pytest.warns(StepWarning, match="nobody can tell what the step did"):
+        list(Reading(session_id="s", storage=storage).resume(str(workflow.run_id)))
+    assert stored(storage) == {"read": ["a", "b", "c"]}
 
 
 # -- which record answers which call ----------------------------------------------------------------------------------

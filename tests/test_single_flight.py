@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import signal
@@ -21,7 +22,7 @@ import pytest
 
 import postgres
 from conftest import FakeClock
-from holdfast import Agent, Cache, RunResponse, clock, flights, heartbeat, step
+from holdfast import Agent, Cache, RunResponse, clock, flights, heartbeat, sources, step
 from holdfast.errors import StepBusy, StepStateError
 from holdfast.flights import Flight, Flights
 from holdfast.response import RunEvent
@@ -258,6 +259,27 @@ def test_a_class_may_be_used_by_a_thread_while_another_sets_an_attribute_of_it(m
 
     monkeypatch.setattr("holdfast.workflow.hints_of", hints_of)
     assert answer(New, MemoryStorage(), "a") == {"topic": "a", "numbers": [1, 2]}
+
+
+def test_a_parser_that_was_disturbed_by_another_thread_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parse = ast.parse
+    disturbed: list[bool] = []
+
+    def parse_disturbed(text: str) -> ast.AST:
+        if not disturbed:
+            disturbed.append(True)
+            raise SystemError("AST constructor recursion depth mismatch")
+        return parse(text)
+
+    monkeypatch.setattr(ast, "parse", parse_disturbed)
+    path = tmp_path / "edited.py"
+    path.write_text("def double(n):\n    return n * 2\n")
+    namespace: dict[str, Any] = {}
+    exec(compile(path.read_text(), str(path), "exec"), namespace)
+    assert sources.tree_of(namespace["double"].__code__) is not None
+    assert disturbed
 
 
 # -- cancelling and failing -------------------------------------------------------------------------------------------

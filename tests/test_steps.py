@@ -868,6 +868,20 @@ def test_a_stream_that_is_not_read_to_its_end_keeps_nothing(storage: Storage) ->
     assert computed == ["a", "a"]
 
 
+def test_who_reads_a_stream_may_change_the_state_meanwhile(storage: Storage) -> None:
+    class Counting(Streaming):
+        def run(self, topic: str) -> Iterator[Any]:
+            for piece in self.write(topic):
+                self.session_state["n"] = self.session_state.get("n", 0) + 1
+                yield piece
+
+    for total in (3, 6):
+        workflow = Counting(session_id="s", storage=storage)
+        assert len(list(workflow.run("a"))) == 3
+        assert workflow.session_state == {"n": total}
+    assert computed == ["a"]
+
+
 class Writing(Workflow):
     writer = Agent(lambda message: iter(["About ", message]), name="writer")
 

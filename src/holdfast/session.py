@@ -383,24 +383,24 @@ class Session:
 
         with self._lock:
             collected = self._collected()
-            now = self._edited(collected)
-            if now is mark:
-                return None, collected
-            names = now.names()
-            values = {name: self._values.encoded(now, name) for name in now.names_changed_since(mark)}
-            values = {
-                name: data
-                for name, data in values.items()
-                if name not in mark or self._values.encoded(mark, name) != data
-            }
-            operations = self._difference(mark, names, dict(values))
-            if not operations:
-                return None, collected
-            return StateChange.of(operations, lambda name: self._values.encoded(mark, name)), collected
+            operations = self._operations_between(mark, self._edited(collected))
+            change = StateChange.of(operations, lambda name: self._values.encoded(mark, name)) if operations else None
+            return change, collected
 
-    def has_changed_since(self, mark: StoredDocument) -> bool:
-        """Whether the live state is another one than it was at a mark."""
-        return self.changes_since(mark)[0] is not None
+    def changed_since(self, mark: StoredDocument) -> tuple[StoredDocument, bool]:
+        """A mark of the live state as it is now, and whether it was changed since an earlier one."""
+        with self._lock:
+            now = self.mark()
+            return now, bool(self._operations_between(mark, now))
+
+    def _operations_between(self, mark: StoredDocument, now: StoredDocument) -> list[Operation]:
+        if now is mark:
+            return []
+        values = {name: self._values.encoded(now, name) for name in now.names_changed_since(mark)}
+        values = {
+            name: data for name, data in values.items() if name not in mark or self._values.encoded(mark, name) != data
+        }
+        return self._difference(mark, now.names(), values)
 
     def repeat(self, change: StateChange) -> None:
         """Make a change in the live state again, in place.

@@ -97,6 +97,9 @@ def _file(name: str) -> _File | None:
     return known[1]
 
 
+_parsing = lock_for_forks()
+
+
 def _parsed(name: str, lines: list[str]) -> _File | None:
     text = "".join(lines)
     try:

@@ -52,6 +52,8 @@ from holdfast.retracing import Misplaced, StateChange
 from holdfast.run_steps import StepWarning
 from holdfast.running import ActiveRun, Output
 from holdfast.storage.base import Storage
+from holdfast.stored import StoredDocument
+from holdfast.turns import Turns
 
 if TYPE_CHECKING:
     from holdfast.declared_steps import Step
@@ -115,6 +117,8 @@ class Asked:
     """Whether its thread does nothing else while it waits."""
     value: Any = None
     """What came of it."""
+    turns: Turns | None = None
+    """Who changes the session state while it streams."""
     _meter: Meter | None = None
 
     @property
@@ -200,11 +204,12 @@ def in_run(asked: Asked) -> Flow:
     beside_others = is_parallel()
     frame = Frame(asked.name, number, asked.key, may_use_state=not beside_others)
     mark = yield Store(session.mark)
+    asked.turns = Turns(session, mark)
     given = yield from _computed(asked, frame)
-    change, collected = yield Store(functools.partial(session.changes_since, mark))
+    change, is_known, collected = yield from _changed(asked, mark)
     if change is not None and beside_others:
         raise _changed_state(asked)
-    if asked.step.options.store_if is None or asked.step.options.store_if(given.value):
+    if is_known and (asked.step.options.store_if is None or asked.step.options.store_if(given.value)):
         record = asked.record(
             number,
             occurrence,
@@ -219,6 +224,28 @@ def in_run(asked: Asked) -> Flow:
     asked.tell(RunEvent.step_completed, cached=False, seconds=asked.seconds)
     asked.value = given.value
     return given.value
+
+
+def _changed(asked: Asked, mark: StoredDocument) -> Flow:
+    """What the step has changed in the session state, whether that could be told from what its reader has, and what is
+    pending."""
+    assert asked.run is not None
+    assert asked.turns is not None
+    turns = asked.turns
+    change, collected = yield Store(functools.partial(asked.run.session.changes_since, mark))
+    if change is None or not turns.have_begun:
+        return change, True, collected
+    yield Store(turns.step_has_had_its_turn)
+    if not turns.by_reader and turns.is_known:
+        return change, True, collected
+    if not turns.by_step and turns.is_known:
+        return None, True, collected
+    _warn(
+        f"The result of step {asked.name!r} is not kept, for the session state was changed while its stream was read, "
+        "and nobody can tell what the step did and what its reader. Change the state in one of them, or read the whole "
+        "stream first."
+    )
+    return None, False, collected
 
 
 def _repeat(asked: Asked, change: StateChange) -> None:
@@ -445,10 +472,10 @@ def _claimed(asked: Asked, lease: EntryLease, began: float) -> Flow:
 
 def _led(asked: Asked, lease: EntryLease) -> Flow:
     """Compute it and store what came of it."""
-    given, frame = yield from _alone(asked, lease)
+    given, frame, is_known = yield from _alone(asked, lease)
     entry = None
     is_stored = False
-    if asked.step.options.store_if is None or asked.step.options.store_if(given.value):
+    if is_known and (asked.step.options.store_if is None or asked.step.options.store_if(given.value)):
         entry = Entry(
             place=asked.place,
             key=asked.key,
@@ -485,7 +512,7 @@ def _stored(asked: Asked, lease: EntryLease, entry: Entry) -> bool:
 
 def _only_computed(asked: Asked) -> Flow:
     """Compute it without looking for what others have, and without keeping it for them."""
-    given, frame = yield from _alone(asked, None)
+    given, frame, _ = yield from _alone(asked, None)
     _note_computed(asked, frame)
     asked.tell(RunEvent.step_completed, cached=False, seconds=asked.seconds, stored=False)
     asked.value = given.value
@@ -505,13 +532,15 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     run = asked.run
     asked.tell(RunEvent.step_started)
     frame = Frame(asked.name, run.steps.next_number() if run is not None else 0, asked.key, may_use_state=False)
-    mark: Any = None
-    if run is not None:
-        mark = yield Store(run.session.mark)
+    if run is None:
+        return (yield from _computed(asked, frame, lease)), frame, True
+    mark = yield Store(run.session.mark)
+    asked.turns = Turns(run.session, mark)
     given = yield from _computed(asked, frame, lease)
-    if run is not None and (yield Store(functools.partial(run.session.has_changed_since, mark))):
+    change, is_known, _ = yield from _changed(asked, mark)
+    if change is not None:
         raise _changed_state(asked)
-    return given, frame
+    return given, frame, is_known
 
 
 def _changed_state(asked: Asked) -> StepStateError:
@@ -553,7 +582,7 @@ def _computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Fl
             if handed_out.number:
                 error.add_note(f"Step {asked.name!r} was not tried again: it had handed out a part of its stream.")
                 raise
-            if run is not None and (yield Store(functools.partial(run.session.has_changed_since, mark))):
+            if run is not None and (yield Store(functools.partial(run.session.changed_since, mark)))[1]:
                 error.add_note(f"Step {asked.name!r} was not tried again: it had changed the session state.")
                 raise
             with tried:
@@ -582,7 +611,7 @@ def _called(asked: Asked, frame: Frame, lease: EntryLease | None, handed_out: _C
         return Given(result, None, _last_responses(asked, frame), kind)
     events: list[Any] = []
     try:
-        value = yield from _streamed(result, events, scope, lease, handed_out)
+        value = yield from _streamed(asked, result, events, scope, lease, handed_out)
     except GeneratorExit:
         if kind == "stream":
             result.close()
@@ -600,14 +629,17 @@ def _itself(awaitable: Any) -> Any:
 
 
 def _streamed(
-    iterator: Any, events: list[Any], scope: Any, lease: EntryLease | None, handed_out: _Count | None
+    asked: Asked, iterator: Any, events: list[Any], scope: Any, lease: EntryLease | None, handed_out: _Count | None
 ) -> Flow:
+    turns = asked.turns
     advance = Advance(iterator, scope)
     while not isinstance(item := (yield advance), Ended):
         # As it is now: whoever gets it may change it.
         events.append(item.copied() if isinstance(item, RunResponse) else item)
         if handed_out is not None:
             handed_out.number += 1
+        if turns is not None:
+            turns.step_has_had_its_turn()  # not on a thread: what there is to read was read for the first mark
         try:
             with _suspended(lease):
                 advance = Advance(iterator, scope, (yield Emit(item)))
@@ -615,6 +647,8 @@ def _streamed(
             raise
         except BaseException as thrown:  # noqa: BLE001  # the consumer's, for the user's code to handle
             advance = Advance(iterator, scope, thrown, throws=True)
+        if turns is not None:
+            turns.reader_has_had_its_turn()
     return item.value
 
 
