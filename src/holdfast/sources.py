@@ -98,7 +98,7 @@ _parsing = lock_for_forks()
 def _parsed(name: str, lines: list[str]) -> _File | None:
     text = "".join(lines)
     try:
-        # Before Python 3.11.8, of two threads that parse at the same time one may be told of an error that is not there.
+        # Before Python 3.11.8, one of two threads that parse at the same time may be told of an error that is none.
         with _parsing:
             try:
                 tree = ast.parse(text)
