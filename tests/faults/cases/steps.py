@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,14 +25,14 @@ from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.stored import recent
 
-DEATHS = 4
+DEATHS = 2
 """In one run at most: it is resumed by one process after the other, and by one that lives in the end."""
 
-MOMENTS = 190
-"""More than a whole run has."""
+MOMENTS = 181
+"""One more than a whole run has on SQLite, where the first process dies once at each of them in as many rounds."""
 
 STRIDE = 71
-"""Has no divisor in common with `MOMENTS`, so that as many rounds let the first process die once at every moment."""
+"""From one round to the next; has no divisor in common with `MOMENTS`."""
 
 
 class Steps(Case):
@@ -41,7 +42,7 @@ class Steps(Case):
     promise = "a finished step survives the death of its process, and is not paid for again"
     backends = ("SQLite", "PostgreSQL")
     unit = "`kill -9` of a run, which another process resumed"
-    amounts = Amounts(sample=8, full=240, soak=20_000)
+    amounts = Amounts(sample=8, full=270, soak=20_000)
     elsewhere = {"PostgreSQL": Amounts(sample=0, full=60, soak=5_000)}
     plants = {HASTY: 30, PREMATURE: 30, UNCHANGED: 30, STANDING: 30, LOST: 30}
 
@@ -51,8 +52,10 @@ class Steps(Case):
         with workshop.place() as place:
             with place.storage() as storage:
                 storage.find_runs(None)  # makes the tables, which is tried elsewhere
-            for each in self.orders(workshop, place, number, dice, plant):
-                has_ended = self.live(workshop, each, dice)
+            for attempt, each in enumerate(self.orders(workshop, place, number, dice, plant)):
+                # Anywhere, also between two statements.
+                is_by_hand = attempt > 0 and each.dies_at is not None and dice.random() < 0.5
+                has_ended = self.live(workshop, each, dice.random() * 0.12 if is_by_hand else None)
                 with place.storage() as storage:
                     lives.over(events(Path(each.notes)), recorded(storage), has_ended=has_ended)
                     if has_ended:
@@ -66,21 +69,19 @@ class Steps(Case):
     ) -> Iterator[Orders]:
         """For one process after the other: the first dies at a moment of its own, the last does not."""
         moments: list[int | None] = [1 + number * STRIDE % MOMENTS]
-        moments += [1 + dice.randrange(MOMENTS * 2 // 3) for _ in range(dice.randrange(DEATHS))]
+        moments += [1 + dice.randrange(MOMENTS * 2 // 3)] * dice.randrange(DEATHS)
         for moment in (*moments, None):
             yield workshop.orders(place, dice.getrandbits(32), mode="steps", plant=plant, dies_at=moment)
 
-    def live(self, workshop: Workshop, orders: Orders, dice: Random) -> bool:
+    def live(self, workshop: Workshop, orders: Orders, kill_after: float | None) -> bool:
         """Let a process do its work until it has done it or dies; whether it has."""
-        is_by_hand = orders.dies_at is not None and dice.random() < 0.25
-        if is_by_hand:  # anywhere, also between statements
-            orders.dies_at = None
+        if kill_after is None:
+            with at_work(workshop, orders) as (writer,):
+                return writer.wait() != -signal.SIGKILL
+        orders.dies_at = None
         with at_work(workshop, orders) as (writer,):
-            if is_by_hand:
-                time.sleep(dice.random() * 0.12)
-                writer.kill()
-                return any(event.kind == "end" for event in events(Path(orders.notes)))
-            return writer.wait() != -9
+            time.sleep(kill_after)
+        return any(event.kind == "end" for event in events(Path(orders.notes)))
 
 
 class Lives:
