@@ -55,6 +55,8 @@ LAYERS = [
     "holdfast.steps",
     "holdfast.parallel",
     "holdfast.step_flow",
+    "holdfast.computing",
+    "holdfast.asked",
     "holdfast.turns",
     "holdfast.step_keys",
     "holdfast.declared_steps",

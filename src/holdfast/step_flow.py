@@ -13,52 +13,35 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from holdfast import clock, recorded
-from holdfast.caching import ALL, Cache, allowed
-from holdfast.declared import Types
-from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Pause, Store, Wait, kind_of
+from holdfast import clock
+from holdfast.asked import Asked, decoded, encoded, replayed, restore_agents, warn
+from holdfast.caching import ALL, allowed
+from holdfast.computing import changed, changed_state, computed
+from holdfast.drivers import Flow, Pause, Store, Wait
 from holdfast.errors import (
     CacheMiss,
     CorruptData,
-    InvalidInput,
     OutcomeUnknown,
-    RunError,
-    StateError,
     StepBusy,
-    StepError,
     StepPersistError,
     StepStateError,
     StorageBusy,
     StorageError,
     StorageUnavailable,
-    UnstorableValue,
 )
 from holdfast.flights import EntryLease, Flight, flights
-from holdfast.frames import Frame, agents_of, current_frame, is_parallel
-from holdfast.metering import Meter, metering
+from holdfast.frames import Frame, current_frame, is_parallel
 from holdfast.recorded import Given
-from holdfast.records import Entry, Place, StepRecord
-from holdfast.response import RunEvent, RunResponse
+from holdfast.records import Entry
+from holdfast.response import RunEvent
 from holdfast.retracing import Misplaced, StateChange
-from holdfast.run_steps import StepWarning
-from holdfast.running import ActiveRun, Output
-from holdfast.storage.base import Storage
-from holdfast.stored import StoredDocument
 from holdfast.turns import Turns
 
 if TYPE_CHECKING:
-    from holdfast.declared_steps import Step
-    from holdfast.session import Session
-    from holdfast.step_owner import StepOwner
+    pass
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
@@ -67,113 +50,9 @@ LONGEST_PAUSE = 0.25
 LOOK_EVERY = 1.0
 """Seconds after which somebody who waits for another thread looks whether that still makes sense."""
 
-MOST_TOLD = 5
-"""Values that cannot be stored which an error names."""
-
 KEEP_TRIES = 3
 KEEP_PAUSE = 0.5
 """How often the record of what was paid for is written, and seconds between two tries."""
-
-
-@dataclass(slots=True)
-class Asked:
-    """One call of a step. Every hit makes one as well: what only computing needs is made when that begins."""
-
-    step: Step
-    workflow: StepOwner
-    run: ActiveRun | None
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    scope: str
-    key: bytes
-    told: dict[str, bytes]
-    """What the key is made of."""
-    place: Place
-    session: Session
-    types: Types
-    """What its result may be made of."""
-    is_plain: bool
-    """Whether only a call tells whether the function streams, or is to be awaited."""
-    streams: bool
-    """Whether the caller wants what it yields."""
-    shows: Callable[[Any], bool] | None = None
-    """Which of the recorded pieces its caller wants; None for all."""
-    began: float = field(default_factory=clock.now)
-    seconds: float = 0.0
-    flight: Flight | None = None
-    """The execution that this call leads."""
-    found: tuple[Entry, Given] | None = None
-    """What answers it, if that was found already."""
-    has_looked: bool = False
-    """Whether it was found just now that nothing answers it."""
-    is_down: bool = False
-    """Whether the cache failed, so that it is left alone."""
-    is_damaged: bool = False
-    """Whether what is kept of it cannot be read, and is to be replaced."""
-    since: float = 0.0
-    """When the newest entry was stored that is not to be used: only a later one answers it. As the storage tells the
-    time; this machine's clock may go ahead of that or behind."""
-    blocks: bool = True
-    """Whether its thread does nothing else while it waits."""
-    value: Any = None
-    """What came of it."""
-    turns: Turns | None = None
-    """Who changes the session state while it streams."""
-    _meter: Meter | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of the step."""
-        return self.step.options.name
-
-    @property
-    def cache(self) -> Cache | None:
-        """Where its result is kept for others; None for the scope of the run."""
-        return self.step.options.cache
-
-    @property
-    def storage(self) -> Storage:
-        """That of the workflow."""
-        return self.session.storage
-
-    @property
-    def meter(self) -> Meter:
-        """What computing it has used."""
-        if self._meter is None:
-            self._meter = Meter()
-        return self._meter
-
-    def parts(self) -> bytes:
-        """What the key is made of, as it is recorded."""
-        return parts_of(self.told)
-
-    @contextmanager
-    def scoped(self, frame: Frame) -> Iterator[None]:
-        """Around every stretch of the step's code."""
-        if self.flight is not None:
-            self.flight.thread = threading.get_ident()
-        started = time.perf_counter()
-        try:
-            with frame.entered(), metering(self.meter):
-                yield
-        finally:
-            self.seconds += time.perf_counter() - started
-
-    def tell(self, event: RunEvent, **facts: Any) -> None:
-        """Tell who watches the run what happens to the step."""
-        if self.run is not None and self.run.tells:
-            self.run.told.append(RunResponse(event=event, data={"step": self.name, "scope": self.scope, **facts}))
-
-    def record(self, number: int, occurrence: int, frame: Frame | None, **more: Any) -> StepRecord:
-        """The record of the step in its run."""
-        return self.record_of(number, occurrence, frame, **more)()
-
-    def record_of(self, number: int, occurrence: int, frame: Frame | None, **more: Any) -> Callable[[], StepRecord]:
-        """As `record`, to be made later: it holds no argument of the step."""
-        outer = frame.outer if frame is not None else current_frame()
-        within = outer.number if outer is not None else 0
-        facts = {"name": self.name, "scope": self.scope, "key": self.key, "started_at": self.began, **more}
-        return functools.partial(_record, self.told, number=number, occurrence=occurrence, within=within, **facts)
 
 
 # -- a step of the run's own scope ----------------------------------------------------------------------------------
@@ -198,17 +77,17 @@ def in_run(asked: Asked) -> Flow:
                 yield Store(functools.partial(_repeat, asked, StateChange.from_bytes(record.patch)))
             run.steps.save(record.seconds, record.usage)
             asked.tell(RunEvent.step_completed, cached=True)
-            return (yield from _replayed(asked, given))
+            return (yield from replayed(asked, given))
         number = run.steps.next_number()
     asked.tell(RunEvent.step_started)
     beside_others = is_parallel()
     frame = Frame(asked.name, number, asked.key, may_use_state=not beside_others)
     mark = yield Store(session.mark)
     asked.turns = Turns(session, mark)
-    given = yield from _computed(asked, frame)
-    change, is_known, collected = yield from _changed(asked, mark)
+    given = yield from computed(asked, frame)
+    change, is_known, collected = yield from changed(asked, mark)
     if change is not None and beside_others:
-        raise _changed_state(asked)
+        raise changed_state(asked)
     if is_known and (asked.step.options.store_if is None or asked.step.options.store_if(given.value)):
         record = asked.record(
             number,
@@ -218,34 +97,12 @@ def in_run(asked: Asked) -> Flow:
             seconds=asked.seconds,
             usage=asked.meter.usage,
             patch=None if change is None else change.to_bytes(),
-            result=_encoded(asked, given),
+            result=encoded(asked, given),
         )
         yield from _kept(asked, given, functools.partial(run.save_step, record, collected))
     asked.tell(RunEvent.step_completed, cached=False, seconds=asked.seconds)
     asked.value = given.value
     return given.value
-
-
-def _changed(asked: Asked, mark: StoredDocument) -> Flow:
-    """What the step has changed in the session state, whether that could be told from what its reader has, and what is
-    pending."""
-    assert asked.run is not None
-    assert asked.turns is not None
-    turns = asked.turns
-    change, collected = yield Store(functools.partial(asked.run.session.changes_since, mark))
-    if change is None or not turns.have_begun:
-        return change, True, collected
-    yield Store(turns.step_has_had_its_turn)
-    if not turns.by_reader and turns.is_known:
-        return change, True, collected
-    if not turns.by_step and turns.is_known:
-        return None, True, collected
-    _warn(
-        f"The result of step {asked.name!r} is not kept, for the session state was changed while its stream was read, "
-        "and nobody can tell what the step did and what its reader. Change the state in one of them, or read the whole "
-        "stream first."
-    )
-    return None, False, collected
 
 
 def _repeat(asked: Asked, change: StateChange) -> None:
@@ -278,7 +135,7 @@ def _kept(asked: Asked, given: Given, save: Callable[[], None]) -> Flow:
             return
 
 
-# -- a step of wider scope --------------------------------------------------------------------------------------
+# -- a step of wider scope ------------------------------------------------------------------------------------------
 
 
 def for_others(asked: Asked) -> Flow:
@@ -316,7 +173,7 @@ def _find(asked: Asked) -> Entry | None:
     except StorageError as error:
         asked.is_damaged = isinstance(error, CorruptData)
         asked.is_down = not asked.is_damaged
-        _warn(f"Step {asked.name!r} is computed, for what is kept of it could not be read: {error}")
+        warn(f"Step {asked.name!r} is computed, for what is kept of it could not be read: {error}")
         return None
     if entry is None or is_good(asked, entry):
         return entry
@@ -353,7 +210,7 @@ def hit(asked: Asked, entry: Entry, given: Given) -> None:
 
 def _hit(asked: Asked, entry: Entry, given: Given) -> Flow:
     hit(asked, entry, given)
-    return (yield from _replayed(asked, given))
+    return (yield from replayed(asked, given))
 
 
 def _flown(asked: Asked) -> Flow:
@@ -425,7 +282,7 @@ def _let_go(asked: Asked, lease: EntryLease) -> None:
     try:
         lease.release()
     except StorageError as error:
-        _warn(f"Others will wait for step {asked.name!r} until its lease ends: {error}")
+        warn(f"Others will wait for step {asked.name!r} until its lease ends: {error}")
 
 
 def _waited(asked: Asked, flight: Flight, began: float) -> Flow:
@@ -461,7 +318,7 @@ def _claimed(asked: Asked, lease: EntryLease, began: float) -> Flow:
             if (yield Store(functools.partial(lease.ask, None if asked.is_damaged else asked.since))):
                 return None
         except StorageError as error:
-            _warn(f"Step {asked.name!r} is computed, and others may compute it as well: {error}")
+            warn(f"Step {asked.name!r} is computed, and others may compute it as well: {error}")
             return None
         entry = yield Store(functools.partial(_find, asked))
         if entry is not None and _is_new(asked, entry):
@@ -486,7 +343,7 @@ def _led(asked: Asked, lease: EntryLease) -> Flow:
             parts=asked.parts(),
             seconds=asked.seconds,
             usage=asked.meter.usage,
-            result=_encoded(asked, given),
+            result=encoded(asked, given),
             run_id=asked.run.run_id if asked.run is not None else "",
         )
         is_stored = yield Store(functools.partial(_stored, asked, lease, entry))
@@ -506,7 +363,7 @@ def _stored(asked: Asked, lease: EntryLease, entry: Entry) -> bool:
         return lease.store(entry, asked.cache.seconds)
     except StorageError as error:
         lease.forget()
-        _warn(f"The result of step {asked.name!r} is not kept for other runs: {error}")
+        warn(f"The result of step {asked.name!r} is not kept for other runs: {error}")
         return False
 
 
@@ -533,210 +390,11 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     asked.tell(RunEvent.step_started)
     frame = Frame(asked.name, run.steps.next_number() if run is not None else 0, asked.key, may_use_state=False)
     if run is None:
-        return (yield from _computed(asked, frame, lease)), frame, True
+        return (yield from computed(asked, frame, lease)), frame, True
     mark = yield Store(run.session.mark)
     asked.turns = Turns(run.session, mark)
-    given = yield from _computed(asked, frame, lease)
-    change, is_known, _ = yield from _changed(asked, mark)
+    given = yield from computed(asked, frame, lease)
+    change, is_known, _ = yield from changed(asked, mark)
     if change is not None:
-        raise _changed_state(asked)
+        raise changed_state(asked)
     return given, frame, is_known
-
-
-def _changed_state(asked: Asked) -> StepStateError:
-    beside = "beside others" if is_parallel() else f"and is kept in scope {asked.scope!r}"
-    return StepStateError(
-        step=asked.name,
-        what=f"changed the session state, {beside}: a recorded result could not repeat that",
-        advice="Let it return a value, and change the state in run(). Its result was not kept.",
-    )
-
-
-# -- computing ----------------------------------------------------------------------------------------------------
-
-
-def _computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
-    """Call the step's function until it ends well or has failed as often as it may."""
-    if not asked.step.options.retries:
-        return (yield from _called(asked, frame, lease))
-    import tenacity
-
-    pauses: list[float] = []
-    tries = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(asked.step.options.retries + 1),
-        wait=tenacity.wait_exponential(multiplier=0.5, max=30) + tenacity.wait_random(0, 0.5),
-        sleep=pauses.append,
-        reraise=True,
-    )
-    run = asked.run
-    mark: Any = None if run is None else (yield Store(run.session.mark))
-    for tried in tries:
-        if pauses:
-            yield Pause(pauses.pop())
-        handed_out = _Count()
-        try:
-            given = yield from _called(asked, frame, lease, handed_out)
-        except (StateError, StorageError, StepError, RunError):
-            raise  # of the library itself, where another try would only meet the same
-        except Exception as error:
-            if handed_out.number:
-                error.add_note(f"Step {asked.name!r} was not tried again: it had handed out a part of its stream.")
-                raise
-            if run is not None and (yield Store(functools.partial(run.session.changed_since, mark)))[1]:
-                error.add_note(f"Step {asked.name!r} was not tried again: it had changed the session state.")
-                raise
-            with tried:
-                raise
-        else:
-            return given
-    raise AssertionError("the last try returns or raises")  # pragma: no cover
-
-
-@dataclass(slots=True)
-class _Count:
-    number: int = 0
-
-
-def _called(asked: Asked, frame: Frame, lease: EntryLease | None, handed_out: _Count | None = None) -> Flow:
-    """Call the step's function once; hand out what it yields."""
-    scope = functools.partial(asked.scoped, frame)
-    result = yield Call(asked.step.bound(asked.args, asked.kwargs), scope)
-    kind = kind_of(result)
-    if asked.is_plain and kind != "value":
-        with _suspended(lease):
-            yield Emit(Handover(kind))
-        if kind == "awaited":
-            result = yield Call(functools.partial(_itself, result), scope)  # the async driver awaits it
-    if kind not in ("stream", "astream"):
-        return Given(result, None, _last_responses(asked, frame), kind)
-    events: list[Any] = []
-    try:
-        value = yield from _streamed(asked, result, events, scope, lease, handed_out)
-    except GeneratorExit:
-        if kind == "stream":
-            result.close()
-        raise
-    except BaseException:
-        yield Close(result, scope)
-        raise
-    if value is None:
-        value = asked.step.agent.run_response if asked.step.agent is not None else _whole(events)
-    return Given(value, events, _last_responses(asked, frame), kind)
-
-
-def _itself(awaitable: Any) -> Any:
-    return awaitable
-
-
-def _streamed(
-    asked: Asked, iterator: Any, events: list[Any], scope: Any, lease: EntryLease | None, handed_out: _Count | None
-) -> Flow:
-    turns = asked.turns
-    advance = Advance(iterator, scope)
-    while not isinstance(item := (yield advance), Ended):
-        # As it is now: whoever gets it may change it.
-        events.append(item.copied() if isinstance(item, RunResponse) else item)
-        if handed_out is not None:
-            handed_out.number += 1
-        if turns is not None:
-            turns.step_has_had_its_turn()  # not on a thread: what there is to read was read for the first mark
-        try:
-            with _suspended(lease):
-                advance = Advance(iterator, scope, (yield Emit(item)))
-        except (Abandoned, GeneratorExit):
-            raise
-        except BaseException as thrown:  # noqa: BLE001  # the consumer's, for the user's code to handle
-            advance = Advance(iterator, scope, thrown, throws=True)
-        if turns is not None:
-            turns.reader_has_had_its_turn()
-    return item.value
-
-
-def _suspended(lease: EntryLease | None) -> AbstractContextManager[None]:
-    """Around what is handed out while others may wait for the result."""
-    return nullcontext() if lease is None else lease.suspended()
-
-
-def _whole(events: list[Any]) -> Any:
-    """The last response of a stream, with the content of all."""
-    if not events:
-        return None
-    output = Output()
-    for event in events:
-        output.add(event if isinstance(event, RunResponse) else RunResponse(content=event))
-    if not isinstance(events[-1], RunResponse):
-        return output.value
-    last = events[-1].copied()
-    last.content = output.value
-    return last
-
-
-def _last_responses(asked: Asked, frame: Frame) -> dict[str, RunResponse]:
-    if asked.workflow is None or not frame.agents:
-        return {}
-    return {
-        name: agent.run_response
-        for name, agent in agents_of(asked.workflow, frame.agents).items()
-        if agent.run_response is not None
-    }
-
-
-# -- answering ------------------------------------------------------------------------------------------------------
-
-
-def _replayed(asked: Asked, given: Given) -> Flow:
-    """Hand out again what was recorded."""
-    restore_agents(asked, given)
-    asked.value = given.value
-    if asked.is_plain and given.kind != "value":
-        yield Emit(Handover(given.kind))
-    if asked.streams or (asked.is_plain and given.events is not None):
-        events = given.events if given.events is not None else [given.value]
-        for event in events if asked.shows is None else filter(asked.shows, events):
-            yield Emit(event)
-    return given.value
-
-
-def restore_agents(asked: Asked, given: Given) -> None:
-    """Let the workflow's agents that the step ran say what they said then."""
-    for name, response in given.agents.items():
-        agent = getattr(asked.workflow, name, None)
-        if agent is not None:
-            agent.run_response = response
-    if asked.step.agent is not None and isinstance(given.value, RunResponse):
-        asked.step.agent.run_response = given.value
-
-
-def decoded(asked: Asked, result: bytes | None) -> Given | None:
-    """What was recorded; None, with a warning, if it cannot be read any more."""
-    if result is None:
-        return None
-    try:
-        return recorded.decode(result, asked.types)
-    except (StateError, CorruptData) as error:
-        asked.is_damaged = True
-        _warn(f"Step {asked.name!r} is computed again, for its recorded result cannot be read: {error}")
-        return None
-
-
-def _encoded(asked: Asked, given: Given) -> bytes:
-    try:
-        return recorded.encode(given, asked.types)
-    except UnstorableValue as error:
-        problems = [f"{recorded.path_told(path)}: {reason}" for path, reason in error.problems[:MOST_TOLD]]
-        raise StepPersistError(step=asked.name, reason="; ".join(problems), result=given.value) from error
-    except InvalidInput as error:  # of messages that are none
-        raise StepPersistError(step=asked.name, reason=str(error), result=given.value) from error
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, StepWarning, stacklevel=2)
-
-
-def _record(told: dict[str, bytes], **facts: Any) -> StepRecord:
-    return StepRecord(parts=parts_of(told), **facts)
-
-
-def parts_of(parts: dict[str, bytes]) -> bytes:
-    """What a key is made of, as it is recorded."""
-    return msgspec.json.encode({label: digest.hex()[:32] for label, digest in sorted(parts.items())})

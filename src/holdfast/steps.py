@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from holdfast import step_flow
 from holdfast.agent import Agent
+from holdfast.asked import Asked, decoded
 from holdfast.caching import Cache, Scope, cache_of
 from holdfast.declared_steps import Options, Step
 from holdfast.drivers import Flow, Kind, aperform, astream, begin, stream
@@ -24,7 +25,6 @@ from holdfast.frames import Question
 from holdfast.records import Place
 from holdfast.response import RunEvent, RunResponse
 from holdfast.running import ActiveRun, current
-from holdfast.step_flow import Asked
 from holdfast.step_keys import key_of, parts_for_others, variables_of
 from holdfast.step_owner import StepOwner
 
@@ -315,7 +315,7 @@ def _driven(asked: Asked, kind: Kind | None) -> Any:
     """Perform a call of a step in the way in which its function would give its result."""
     if asked.cache is not None and kind not in ("awaited", "astream"):
         entry = step_flow.peek(asked)
-        given = None if entry is None else step_flow.decoded(asked, entry.result)
+        given = None if entry is None else decoded(asked, entry.result)
         if entry is not None and given is not None:
             if kind == "value" or (kind is None and given.kind == "value"):
                 step_flow.hit(asked, entry, given)

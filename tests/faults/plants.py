@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 from holdfast import codec, patch, recorded, step_flow
+from holdfast.asked import Asked
 from holdfast.drivers import Flow, Store
 from holdfast.errors import StateConflict, StorageFull
 from holdfast.flights import EntryLease
@@ -23,7 +24,6 @@ from holdfast.records import Commit, RunStatus, StepRecord, Usage
 from holdfast.retracing import Undoing
 from holdfast.running import ActiveRun, status_after
 from holdfast.session import Session
-from holdfast.step_flow import Asked
 from holdfast.storage import leasing, memory, rows, server, writing
 from holdfast.storage.base import Rebase, Storage
 from holdfast.storage.memory import MemoryStorage
@@ -232,7 +232,7 @@ def hasty() -> Iterator[None]:
 @contextmanager
 def premature() -> Iterator[None]:
     """A step is recorded when it begins, and again when it is done."""
-    right = step_flow._computed
+    right = step_flow.computed
 
     def computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
         if asked.run is not None and asked.cache is None:
@@ -241,7 +241,7 @@ def premature() -> Iterator[None]:
             yield Store(partial(asked.run.save_step, asked.record(frame.number, 0, frame, **facts)))
         return (yield from right(asked, frame, lease))
 
-    with mock.patch.object(step_flow, "_computed", computed):
+    with mock.patch.object(step_flow, "computed", computed):
         yield
 
 
