@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import postgres
@@ -893,6 +893,18 @@ class Programmed(Workflow):
         return results
 
 
+LATE = [  # a key comes back that was in front of one that others have changed since
+    ("change", ("set", "a", 0)),
+    ("write", None),
+    ("other", 3),
+    ("change", ("delete", "a", 0)),
+    ("write", None),
+    ("other", 3),
+    ("write", None),
+]
+
+
+@example(program=LATE, first=6, second=10)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(program=st.lists(acts, max_size=10), first=st.integers(0, 10), second=st.integers(0, 10))
 def test_a_run_that_broke_off_anywhere_and_was_resumed_ends_as_one_that_did_not(

@@ -10,7 +10,7 @@ Rules that must stay true:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -118,7 +118,8 @@ class Undoing:
                 later = [*operations, *later]
                 continue
             before, after = self._at(change.version - 1), self._at(change.version)
-            inverse = self._inverse(before, after, {operation.path[0] for operation in operations})
+            touched = {operation.path[0] for operation in operations}
+            inverse = self._inverse(before, after, touched, moves_others=not later)
             if not later:
                 self._take(inverse.operations)
                 continue
@@ -144,9 +145,21 @@ class Undoing:
             raise self._not_resumable("its session was deleted")
         return StoredDocument.of(stored)
 
-    def _inverse(self, before: StoredDocument, after: StoredDocument, names: Iterable[str]) -> Pending:
-        """What makes a document what it was before one change."""
-        removed, added = displaced(after.names(), before.names())
+    def _inverse(
+        self, before: StoredDocument, after: StoredDocument, names: Collection[str], *, moves_others: bool
+    ) -> Pending:
+        """What makes a document what it was before one change.
+
+        Args:
+            names: those that were changed.
+            moves_others: whether a name that comes back may come to its old place, for which others are put after it:
+                they are changed by that, and others may have changed them since.
+        """
+        if moves_others:
+            removed, added = displaced(after.names(), before.names())
+        else:
+            removed = [name for name in after.names() if name in names and name not in before]
+            added = [name for name in before.names() if name in names and name not in after]
         kept = [name for name in names if name in before and name in after and name not in added]
         new = {name: self._values.encoded(before, name) for name in kept}
         old = {name: self._values.encoded(after, name) for name in kept}
