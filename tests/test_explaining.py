@@ -157,3 +157,10 @@ class TestReasonsOfARun:
         fake_clock.seconds += 1
         other = written(storage, "tides", user_id="bob")
         assert reasons(storage, other) == {"title": "no earlier result", "write": "no earlier result"}
+
+
+def test_other_code_for_the_same_arguments_is_nearer_than_the_same_code_for_others() -> None:
+    asked = {"argument page": "1", "code of `read`": "new", "constant `STYLE`": "new"}
+    sibling = Earlier({**asked, "argument page": "2"}, created_at=9.0, run_id="this")
+    before = Earlier({"argument page": "1", "code of `read`": "old", "constant `STYLE`": "old"}, created_at=1.0)
+    assert reason(asked, [sibling, before], now=10.0).text == "code of `read` changed, constant `STYLE` changed"

@@ -227,7 +227,8 @@ def test_resuming_what_has_completed_gives_what_was_recorded(storage: Storage) -
     before = list(done)
     response = plain.resume(ids[0])
     assert (response.content, response.cached, response.event) == (["a", "b"], True, "WorkflowCompleted")
-    assert [response.content for response in streaming.resume(ids[1])] == ["Holdfastabout!"]
+    with closing(streaming.resume(ids[1])) as responses:
+        assert [response.content for response in responses] == ["Holdfastabout!"]
     assert asyncio.run(awaited.resume(ids[2])).content == "awaited"
     assert asyncio.run(all_of(streamed.resume(ids[3]))) == ["ab"]
     assert done == before

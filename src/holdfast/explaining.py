@@ -1,7 +1,8 @@
 """Why a step was computed: what differs from the nearest result that there was.
 
 Rules that must stay true:
-- the nearest result is the one from which the fewest parts differ, and of several the newest;
+- the nearest result is the one from which the fewest arguments differ, then the fewest other parts, and of several the
+  newest;
 - parts are compared by their digests, so that no value is known here, and none can be said;
 - how far is looked back is bounded, so that "no earlier result" may mean one of long ago.
 """
@@ -104,13 +105,20 @@ def reason(parts: Mapping[str, str], earlier: Iterable[Earlier], *, now: float) 
     compared = [(_differing(parts, each.parts), each) for each in earlier]
     if not compared:
         return Reason("no earlier result")
-    labels, nearest = min(compared, key=lambda pair: (len(pair[0]), not pair[1].is_kept, -pair[1].created_at))
+    labels, nearest = min(compared, key=_distance)
     if labels:
         phrases = [_phrase(label, nearest.parts.get(label), parts.get(label)) for label in labels[:MOST_SAID]]
         if len(labels) > MOST_SAID:
             phrases.append(f"and {len(labels) - MOST_SAID} more")
         return Reason(", ".join(phrases), labels, nearest.run_id)
     return Reason(_unused(nearest, now), (), nearest.run_id)
+
+
+def _distance(compared: tuple[tuple[str, ...], Earlier]) -> tuple[int, int, bool, float]:
+    """How far a result is: of another code for the same arguments is nearer than of the same code for others."""
+    labels, earlier = compared
+    inputs = sum(label.startswith(_INPUTS) for label in labels)
+    return inputs, len(labels), not earlier.is_kept, -earlier.created_at
 
 
 def _unused(nearest: Earlier, now: float) -> str:

@@ -109,6 +109,12 @@ def require_state(what: str) -> None:
     """
     frame = _current.get()
     if frame is not None and not frame.may_use_state:
+        if is_parallel():
+            raise StepStateError(
+                step=frame.step,
+                what=f"uses {what} in self.parallel(), where steps run beside each other",
+                advice="Give it what it needs as an argument, let it return a value, and change the state in run().",
+            )
         raise StepStateError(
             step=frame.step,
             what=f"uses {what}, which neither its key nor its record tells of",

@@ -23,7 +23,7 @@ from holdfast.canonical import digest_or_none
 from holdfast.declared_steps import Options, Step
 from holdfast.decoding import parse_json
 from holdfast.errors import HoldfastError, StepKeyError
-from holdfast.explaining import MOST_ENTRIES, ago, earlier_of, reason, recorded_parts
+from holdfast.explaining import MOST_ENTRIES, Earlier, ago, earlier_of, reason, recorded_parts
 from holdfast.records import Entry, Place, Run, RunStatus, Savings, StepRecord
 from holdfast.response import RunResponse
 from holdfast.step_keys import parts_for_others
@@ -169,6 +169,8 @@ class _Planning:
             return  # of a class that is not declared any more: then no argument is known to be one of the run's
         for value in given.values():
             self._know(value)
+            for item in value if isinstance(value, list | tuple) else ():
+                self._know(item)
 
     def _know(self, value: Any) -> None:
         if (told := digest_or_none(value)) is not None:
@@ -200,8 +202,25 @@ class _Planning:
         if not found:
             return "unknown", "called inline, or not there any more"
         if not self.is_certain and not self._has_known_arguments(record, found[0]):
-            return "unknown", "depends on what is computed before it"
+            changed = self._changed_anyway(record, found[0])
+            return ("miss", changed) if changed else ("unknown", "depends on what is computed before it")
         return self._looked_up(record, found[0])
+
+    def _changed_anyway(self, record: StepRecord, found: _Found) -> str:
+        """What has changed so that no result that is kept answers the step, whatever it is given; "" for nothing."""
+        if found.step.options.cache is None or found.step.options.depends is not None:
+            return ""
+        try:
+            code = parts_for_others(found.step, self.workflow, is_method=found.is_method)
+        except StepKeyError:
+            return ""
+        now = {label: digest.hex()[:_DIGITS] for label, digest in code.items()}
+        entries = self.storage.step_cache.find(self.run.owner, step=record.name, limit=MOST_ENTRIES)
+        before = [_without_arguments(entry.parts) for entry in entries]
+        recorded_then = _without_arguments(record.parts)
+        if now in before or now == recorded_then:
+            return ""
+        return reason(now, [Earlier(recorded_then, record.started_at)], now=clock.now()).text
 
     def _looked_up(self, record: StepRecord, found: _Found) -> tuple[Verdict, str]:
         first = self.keys.get(record.key)
@@ -264,6 +283,13 @@ class _Planning:
         }
         given = _given(record)
         return "key" not in given and all(told in self.known | defaults for told in given.values())
+
+
+def _without_arguments(parts: bytes) -> dict[str, str]:
+    """Recorded parts, without what the step was given."""
+    told = recorded_parts(parts, scope="", session_id="")
+    inputs = ("argument ", "key", "scope")
+    return {label: digest for label, digest in told.items() if not label.startswith(inputs)}
 
 
 def _given(record: StepRecord) -> dict[str, str]:

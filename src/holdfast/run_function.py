@@ -85,7 +85,7 @@ class RunFunction:
 
     def _recorded(self, response: RunResponse, *, events: bool) -> Any:
         if self.kind == "stream" or (self.kind is None and events):
-            return iter([response])
+            return _iter(response)
         if self.kind is None:
             return response
         return _aiter(response) if self.kind == "astream" or events else _avalue(response)
@@ -128,6 +128,10 @@ def _completed(record: Run, types: Types) -> RunResponse:
 
 def _not_resumable(record: Run, reason: str) -> RunNotResumable:
     return RunNotResumable(run_id=record.run_id, session_id=record.session_id, reason=reason)
+
+
+def _iter(response: RunResponse) -> Iterator[RunResponse]:
+    yield response
 
 
 async def _aiter(response: RunResponse) -> AsyncIterator[RunResponse]:

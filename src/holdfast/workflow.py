@@ -32,7 +32,7 @@ from holdfast.running import ActiveRun
 from holdfast.session import Beside, Session
 from holdfast.standing import Problems
 from holdfast.stepping import Stepping
-from holdfast.storage.base import Storage
+from holdfast.storage.base import STALE_AFTER, Storage
 from holdfast.storage.memory import MemoryStorage
 
 MAX_ID_LENGTH = 255
@@ -210,7 +210,8 @@ class Workflow(Stepping):
             raise RunNotResumable(
                 run_id=run_id,
                 session_id=self.session_id,
-                reason=f"it is still {record.status}, and something was heard of its process just now",
+                reason=f"it is still {record.status}; if its process was killed, it counts as interrupted once that "
+                f"was not heard of for {STALE_AFTER:.0f} s",
             )
         return _wrapped_runs[type(self).run].resumed(self, record, events=stream_events)
 

@@ -98,7 +98,7 @@ def described(found: Plan | None) -> dict[str, Any]:
 
 def _print(found: Plan) -> None:
     run = found.run
-    note(f"as run {run.run_id} of session {printable(run.session_id)}, {run.status} {moment(run.started_at)}")
+    note(f"as run {run.run_id} of session {printable(run.session_id)}, {run.status}, started {moment(run.started_at)}")
     if not found.steps:
         note("it had no steps")
         return
