@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import pydantic_ai
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 from pydantic_ai import ModelRetry, NativeOutput, RunContext, TextOutput, Tool, ToolOutput
 from pydantic_ai.capabilities import AbstractCapability, WebSearch
 from pydantic_ai.messages import ModelResponse, TextPart
@@ -216,6 +216,32 @@ def test_the_fields_of_an_output_type_count() -> None:
     ]
     assert len(set(found)) == 3
     assert found[0] == parts(made(output_type=local(int)))["output type of `writer`"]
+
+
+def test_the_validators_of_an_output_type_count() -> None:
+    def local(limit: int) -> Any:
+        if limit == 1:
+
+            class Answer(BaseModel):
+                field: str
+
+                @field_validator("field")
+                @classmethod
+                def short(cls, value: str) -> str:
+                    return value[:1]
+        else:
+
+            class Answer(BaseModel):  # type: ignore[no-redef]
+                field: str
+
+                @field_validator("field")
+                @classmethod
+                def short(cls, value: str) -> str:
+                    return value[:2]
+
+        return Answer
+
+    assert differing(parts(made(output_type=local(1))), parts(made(output_type=local(2)))) == {"output type"}
 
 
 def test_the_code_of_tools_and_their_helpers_counts() -> None:

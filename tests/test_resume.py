@@ -472,6 +472,72 @@ def test_a_step_inside_of_an_answered_step_is_not_missed(storage: Storage) -> No
     assert stored(storage, "t") == {"outer": 1, "inner": 2}
 
 
+def test_calls_inside_of_an_answered_step_are_counted_as_made(storage: Storage) -> None:
+    class Polling(Workflow):
+        @step
+        def poll(self) -> int:
+            done.append("poll")
+            self.session_state["polled"] = len(done)
+            return len(done)
+
+        @step
+        def outer(self) -> int:
+            return self.poll()
+
+        def run(self) -> Any:
+            polled = [self.outer(), self.poll()]
+            do("end")
+            return polled
+
+    broken.add("end")
+    run_id = failed(Polling(session_id="s", storage=storage))
+    broken.clear()
+    assert Polling(session_id="s", storage=storage).resume(run_id).content == [1, 2]
+    assert stored(storage) == {"polled": 2}
+
+
+def page(url: str) -> str:
+    return f"page {url}"
+
+
+class Page:
+    """An object whose method is called, with an identity of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __cache_key__(self) -> str:
+        return self.url
+
+    def get(self) -> str:
+        return page(self.url)
+
+
+def closed_over(url: str) -> Callable[[], str]:
+    def get() -> str:
+        return page(url)
+
+    return lambda: get().strip()
+
+
+@pytest.mark.parametrize("made", [lambda url: partial(page, url), lambda url: Page(url).get, closed_over])
+def test_what_a_callable_holds_tells_its_calls_apart(made: Callable[[str], Callable[[], str]]) -> None:
+    class Fetching(Workflow):
+        def run(self) -> Any:
+            urls = ["b", "a"] if "fixed" in done else ["a", "b"]
+            fetched = {url: self.step("fetch", made(url)) for url in urls}
+            do("end")
+            return fetched
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Fetching(session_id="s", storage=storage))
+    broken.clear()
+    done.append("fixed")
+    assert Fetching(session_id="s", storage=storage).resume(run_id).content == {"a": "page a", "b": "page b"}
+    assert storage.find_runs("")[0].savings.hits == 2
+
+
 # -- with others ------------------------------------------------------------------------------------------------------
 
 

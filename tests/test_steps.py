@@ -620,6 +620,74 @@ def test_another_agent_is_another_result(module: Module, change: dict[str, Any])
         assert len(computed) == 2, error  # noqa: PT017
 
 
+FORMATS = {"short": lambda text: text[:1]}
+critic = Agent(lambda message: "critic one", name="critic")
+
+
+def test_two_agents_of_one_name_both_count(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reviewed(Workflow):
+        critic = Agent(lambda message: "mine")
+
+        @step(cache="session")
+        def review(self) -> list[str]:
+            computed.append("review")
+            return [self.critic.run("x").content, critic.run("x").content, FORMATS["short"]("long")]
+
+        def run(self) -> list[str]:
+            return self.review()
+
+    def run() -> Any:
+        return Reviewed(session_id="s", storage=storage).run().content
+
+    assert [run(), run()] == [["mine", "critic one", "l"]] * 2
+    monkeypatch.setattr(critic, "model", lambda message: "critic two")
+    assert run() == ["mine", "critic two", "l"]
+    monkeypatch.setitem(FORMATS, "short", lambda text: text[:2])
+    assert run() == ["mine", "critic two", "lo"]
+    monkeypatch.setattr(Reviewed.critic, "model", lambda message: "other")
+    assert run() == ["other", "critic two", "lo"]
+    assert len(computed) == 4
+
+
+def test_a_method_that_was_replaced_on_the_object_is_refused(storage: Storage) -> None:
+    class Helped(Workflow):
+        @step(cache="session")
+        def work(self) -> str:
+            return self.helper()
+
+        def helper(self) -> str:
+            return "class"
+
+        def run(self) -> str:
+            return self.work()
+
+    Helped(session_id="s", storage=storage).run()
+    replaced = Helped(session_id="s", storage=storage)
+    replaced.helper = lambda: "object"  # type: ignore[method-assign]
+    with pytest.raises(StepKeyError, match=r"self\.helper of step 'work' is a method that was replaced"):
+        replaced.run()
+
+
+def test_a_shorter_time_to_live_holds_for_what_is_kept_already(storage: Storage, fake_clock: FakeClock) -> None:
+    def run(ttl: str) -> None:
+        class Timed(Workflow):
+            @step(cache=Cache("session", ttl=ttl), version=1)
+            def find(self) -> None:
+                computed.append("find")
+
+            def run(self) -> None:
+                self.find()
+
+        Timed(session_id="s", storage=storage).run()
+
+    run("30d")
+    fake_clock.seconds += 60
+    run("30d")
+    assert len(computed) == 1
+    run("30s")
+    assert len(computed) == 2
+
+
 # -- failures ---------------------------------------------------------------------------------------------------------
 
 
@@ -1240,6 +1308,8 @@ def test_what_parallel_cannot_call_is_refused() -> None:
         lambda: step(int),
         lambda: step(staticmethod(len)),
         lambda: step(len, retries=-1),
+        lambda: step(len, name=""),
+        lambda: step(len, name="\ud800"),
         lambda: step(len, retries=True),
         lambda: step(len, timeout=1),
         lambda: step(len, version="2"),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -23,10 +25,14 @@ from holdfast.drivers import Kind, kind_of_function
 from holdfast.errors import InvalidInput
 from holdfast.fingerprint import Parts
 from holdfast.messages import messages_from
+from holdfast.scalars import is_encodable
 from holdfast.step_owner import StepOwner
 from holdfast.witness import Witness
 
 __all__ = ["Known", "Options", "Step"]
+
+MAX_NAME: Final = 255
+"""Characters of the name of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,8 @@ class Known:
     parts: Parts
     agents: tuple[str, ...]
     """The attributes of the workflow that are agents which the code uses: these change with each object."""
+    methods: frozenset[str]
+    """The methods that the code calls on the workflow: they are those of the class."""
     witness: Witness
 
 
@@ -80,6 +88,8 @@ class Step:
 
     def _check(self) -> None:
         options = self.options
+        if type(options.name) is not str or not 1 <= len(options.name) <= MAX_NAME or not is_encodable(options.name):
+            raise InvalidInput(f"The name of a step is a str of 1 to {MAX_NAME} characters without lone surrogates.")
         if isinstance(options.retries, bool) or not isinstance(options.retries, int) or options.retries < 0:
             raise InvalidInput("retries must be a number from 0.")
         if options.timeout is not None:
@@ -114,8 +124,11 @@ class Step:
 
     @property
     def identity(self) -> str:
-        """The name of the function, with that of the class or function that it stands in."""
-        return getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        """The name of the function, with those of the module and the class or function that it stands in."""
+        module = getattr(self.function, "__module__", None) or ""
+        if module == "__main__":  # run as a script and imported, it is the same
+            module = Path(getattr(sys.modules[module], "__file__", None) or module).stem
+        return f"{module}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
 
     def argument_parts(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool) -> dict[str, bytes]:
         """What its arguments are, each as a digest.

@@ -221,7 +221,7 @@ class _Found:
             return
         special = self._stand_in(name, value)
         if special is not None:
-            self.parts.update(special)
+            self._add_all(special)
         elif _is_code(value):
             inner = _Found(self._step, self._special, self._witness)
             inner._seen = self._seen
@@ -238,22 +238,31 @@ class _Found:
     def _named(self, name: str, value: Any, function: FunctionType) -> None:
         special = self._stand_in(name, value.__self__ if isinstance(value, MethodType) else value)
         if special is not None:
-            self.parts.update(special)
+            self._add_all(special)
         elif _is_code(value):
             own = [digest for link in self._links(value) if link is not function and (digest := self._helper(link))]
             own += [digest for held in _bound(value) if (digest := self._witness.digest(held))]
             if own:
                 self._add(f"code of helper `{name}`", combine(own))
         else:
-            self._constant(name, value)
+            self._constant(name, value, function)
 
-    def _constant(self, name: str, value: Any) -> None:
+    def _constant(self, name: str, value: Any, function: FunctionType) -> None:
         bare = name.rpartition(".")[2]
         if bare.startswith("__") or not (bare.isupper() or _is_immutable(value)):
             return
         digest = self._witness.digest(value)
         if digest is not None:
             self._add(f"constant `{name}`", digest)
+        elif type(value) in (dict, list, tuple):  # of functions or agents, say
+            for key, item in _items(value):
+                if _is_code(item) or self._special(name, item) is not None:
+                    self._named(f"{name}[{key!r}]", item, function)
+            self._witness.again(lambda: [(key, id(item)) for key, item in _items(value)])
+
+    def _add_all(self, parts: Parts) -> None:
+        for label, digest in parts.items():
+            self._add(label, digest)
 
     def _stand_in(self, name: str, value: Any) -> Parts | None:
         found = self._special(name, value)
@@ -297,8 +306,14 @@ class _Found:
             return None
         code = self._witness.attribute(link, "__code__")
         defaults = self._witness.attribute(link, "__defaults__") or ()
-        held = [*defaults, *map(self._content, link.__closure__ or ())]
+        keywords = self._witness.attribute(link, "__kwdefaults__") or {}
+        named = [self._witness.item(keywords, name) for name in sorted(keywords)]
+        held = [*defaults, *named, *map(self._content, link.__closure__ or ())]
         return combine([code_digest(code), *(self._witness.digest(value) or b"" for value in held)])
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    return list(value.items() if type(value) is dict else enumerate(value))
 
 
 def combine_parts(parts: Parts) -> bytes:

@@ -39,7 +39,10 @@ class RunSteps:
         self._last = 0
         self._occurrences: dict[bytes, int] = {}
         self._recorded: dict[tuple[bytes, int], StepRecord] = {}
-        self._answered: set[int] = set()
+        self._inside: dict[int, list[StepRecord]] = {}
+        """What was recorded inside of each step, by its number."""
+        self._taken: set[tuple[bytes, int]] = set()
+        """Calls that were made inside of steps that are answered, and so are not made again."""
         self._noted: list[Callable[[], StepRecord]] = []
         self._hits: dict[int, tuple[Storage, Counter[tuple[Place, bytes]]]] = {}
 
@@ -50,6 +53,8 @@ class RunSteps:
                 self._last = max(self._last, record.number)
                 if record.result is not None:
                     self._recorded[record.key, record.occurrence] = record
+                    if record.within:
+                        self._inside.setdefault(record.within, []).append(record)
             self.has_results = bool(self._recorded)
 
     def begin(self, key: bytes) -> tuple[int, int, StepRecord | None]:
@@ -60,13 +65,22 @@ class RunSteps:
         """
         with self._lock:
             occurrence = self._occurrences.get(key, 0)
+            while (key, occurrence) in self._taken:
+                occurrence += 1
             self._occurrences[key] = occurrence + 1
             record = self._recorded.pop((key, occurrence), None)
             if record is not None:
-                self._answered.add(record.number)
+                self._take_inside(record.number)
                 return record.number, occurrence, record
             self._last += 1
             return self._last, occurrence, None
+
+    def _take_inside(self, number: int) -> None:
+        """Count the calls that were made inside of a step which is answered now: others have the numbers after them."""
+        for record in self._inside.pop(number, ()):
+            self._taken.add((record.key, record.occurrence))
+            self._recorded.pop((record.key, record.occurrence), None)
+            self._take_inside(record.number)
 
     def next_number(self) -> int:
         """The number of a step of wider scope that begins."""
@@ -135,12 +149,4 @@ class RunSteps:
     def unasked(self) -> tuple[StepRecord, ...]:
         """Records of an earlier attempt that the run did not ask for, but for those inside of ones that it did."""
         with self._lock:
-            left = sorted(self._recorded.values(), key=lambda record: record.number)
-            answered = set(self._answered)
-        unasked = []
-        for record in left:
-            if record.within in answered:
-                answered.add(record.number)
-            else:
-                unasked.append(record)
-        return tuple(unasked)
+            return tuple(sorted(self._recorded.values(), key=lambda record: record.number))

@@ -185,12 +185,14 @@ def is_good(asked: Asked, entry: Entry) -> bool:
     """Whether an entry has not expired, or had not when the run that asks began."""
     if entry.result is None:
         return False
-    if entry.expires_at is None:
+    ttl = asked.cache.seconds if asked.cache is not None else None
+    if entry.expires_at is None and ttl is None:
         return True
     now = clock.now()
     if asked.run is not None and asked.run.is_resumed:
         now = min(now, asked.run.first_started_at)
-    return entry.expires_at > now
+    # It may have been stored when the step had another ttl.
+    return (entry.expires_at is None or entry.expires_at > now) and (ttl is None or entry.created_at + ttl > now)
 
 
 def hit(asked: Asked, entry: Entry, given: Given) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from holdfast.agent import Agent
 from holdfast.agent_identity import agent_parts, agents_in
-from holdfast.canonical import digest, identity
+from holdfast.canonical import combine, digest, digest_or_none, identity
 from holdfast.declared_steps import Known, Step
 from holdfast.errors import StepKeyError
 from holdfast.fingerprint import VARIABLE_ADVICE, Special, code_parts, is_workflow
@@ -69,9 +69,19 @@ def parts_for_others(step: Step, workflow: StepOwner, *, is_method: bool) -> dic
     known = step.known.get(type(workflow) if is_method else None)
     if known is None or not known.witness.holds():
         known = _found_out(step, workflow, is_method=is_method)
+    if is_method and not known.methods.isdisjoint(vars(workflow)):
+        name = min(known.methods & vars(workflow).keys())
+        raise StepKeyError(
+            step=options.name,
+            path=f"self.{name}",
+            reason="is a method that was replaced on this object",
+            advice="Replace it in the class, or give it to the step as an argument.",
+        )
     parts |= known.parts
-    for name in known.agents:
-        parts |= agent_parts(getattr(workflow, name), name, options.name)
+    for attribute in known.agents:
+        for label, told in agent_parts(getattr(workflow, attribute), attribute, options.name).items():
+            # The code may name another agent of that name, which is no attribute.
+            parts[label] = told if parts.get(label, told) == told else combine([parts[label], told])
     return parts
 
 
@@ -79,6 +89,7 @@ def _found_out(step: Step, workflow: StepOwner, *, is_method: bool) -> Known:
     options = step.options
     witness = Witness()
     agents: list[str] = []
+    methods: frozenset[str] = frozenset()
     special = _special(step)
     if is_method:
         used = method_parts(
@@ -86,6 +97,7 @@ def _found_out(step: Step, workflow: StepOwner, *, is_method: bool) -> Known:
         )
         _require_known(step, workflow, used)
         code = used.parts
+        methods = frozenset(label[len(_OF_METHOD) : -1] for label in code if label.startswith(_OF_METHOD))
         agents = [name for name in sorted(used.reads) if _is_agent(workflow, name)]
     else:
         code = code_parts(step.function, options.uses, step=options.name, special=special, witness=witness)
@@ -95,12 +107,15 @@ def _found_out(step: Step, workflow: StepOwner, *, is_method: bool) -> Known:
         code["version"] = digest(options.version, "version", options.name)
     if len(step.known) >= MOST_CLASSES:
         step.known.clear()
-    known = step.known[type(workflow) if is_method else None] = Known(code, tuple(agents), witness)
+    known = step.known[type(workflow) if is_method else None] = Known(code, tuple(agents), methods, witness)
     return known
 
 
 MOST_CLASSES: Final = 16
 """Classes of workflows that a step knows its code in: what is known of one keeps that alive."""
+
+_OF_METHOD: Final = "code of `self."
+"""How the labels of methods begin that a step calls on its workflow."""
 
 _OF_CODE: Final = ("code of ", "constant ", "default of ")
 """How the labels of parts begin that a version stands for."""
@@ -113,11 +128,14 @@ def variables_of(step: Step) -> dict[str, bytes]:
     Raises:
         StepKeyError: one of them has no identity.
     """
+    parts = _held_by(step.function)
+    if step.agent is not None and step.agent.name is None:  # nothing else tells it from another one
+        told = [step.agent.instructions, step.agent.model if isinstance(step.agent.model, str) else None]
+        parts["agent"] = digest(told, "the agent", step.options.name)
     function = inspect.unwrap(step.function)
     cells = getattr(function, "__closure__", None)
     if not cells:
-        return {}
-    parts = {}
+        return parts
     for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
         try:
             value = cell.cell_contents
@@ -131,6 +149,42 @@ def variables_of(step: Step) -> dict[str, bytes]:
             problem.advice = VARIABLE_ADVICE
             raise problem.error(step.options.name) from None
     return parts
+
+
+def _held_by(function: Any, levels: int = 4) -> dict[str, bytes]:
+    """What a callable holds that has an identity: the arguments of a partial, the object of a bound method, and what a
+    function that another one calls takes from the code around it. What has none is told apart by its number only."""
+    held: list[Any] = []
+    if isinstance(function, functools.partial):
+        held = [function.args, dict(function.keywords), function.func]
+    elif isinstance(function, MethodType):
+        held = [function.__self__, function.__func__]
+    elif isinstance(function, FunctionType):
+        held = [cell.cell_contents for cell in function.__closure__ or () if _is_function(cell)]
+    found = []
+    for value in held:
+        told = None if isinstance(value, Agent) or is_workflow(value) else digest_or_none(value)
+        if told is not None:
+            found.append(told)
+        elif levels and isinstance(value, functools.partial | MethodType | FunctionType):
+            inner = dict(enumerate(value.__closure__ or ())) if isinstance(value, FunctionType) else {}
+            found += [told for cell in inner.values() if (told := _content_digest(cell)) is not None]
+            found += _held_by(value, levels - 1).values()
+    return {"held": combine(found)} if found else {}
+
+
+def _is_function(cell: Any) -> bool:
+    try:
+        return isinstance(cell.cell_contents, functools.partial | MethodType | FunctionType)
+    except ValueError:  # it has no value yet
+        return False
+
+
+def _content_digest(cell: Any) -> bytes | None:
+    try:
+        return digest_or_none(cell.cell_contents)
+    except ValueError:
+        return None
 
 
 _NO_ARGUMENTS: Final = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, type, functools.partial, Agent)

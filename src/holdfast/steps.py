@@ -132,7 +132,7 @@ def step(  # noqa: PLR0913  # each is an option that may be left out
                 f"@step decorates a function or method, not a {type(function).__name__}; put it closest."
             )
         options = Options(
-            name=name or str(getattr(function, "__name__", type(function).__name__)),
+            name=str(getattr(function, "__name__", type(function).__name__)) if name is None else name,
             cache=cache_of(cache),
             version=version,
             key=key,

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from holdfast.canonical import identity
+from holdfast.declared import Types
 from holdfast.pieces import Unidentified
-from holdfast.sources import Memory
+from holdfast.sources import Memory, class_digest
 
 __all__ = ["NotCertain", "function_told", "type_told"]
 
@@ -72,7 +73,7 @@ def _class_told(cls: type, inside: tuple[type, ...]) -> Any:
         return cls.__qualname__
     inside = (*inside, cls)
     if _is_model(cls):
-        return [cls.__qualname__, _schema_of(cls)]
+        return [cls.__qualname__, _schema_of(cls), _validators_of(cls)]
     if issubclass(cls, enum.Enum):
         return [cls.__qualname__, cls.__doc__, _identified([[member.name, member.value] for member in cls])]
     if dataclasses.is_dataclass(cls):
@@ -89,6 +90,10 @@ def _is_model(cls: type) -> bool:
 
 
 _schema_of: Memory[Any] = Memory(lambda cls: cls.model_json_schema())
+
+
+_validators_of: Memory[Any] = Memory(lambda cls: [class_digest(each) for each in Types([cls]).classes])
+"""What its text says beside the schema, and those of the classes of its fields: validators decide what is an answer."""
 
 
 def _default_told(spec: dataclasses.Field[Any]) -> Any:
