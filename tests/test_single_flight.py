@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -1035,6 +1036,7 @@ class Processes:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                start_new_session=True,
             )
             for _ in range(count)
         ]
@@ -1049,8 +1051,8 @@ class Processes:
 
     def close(self) -> None:
         for process in self.all:
-            if process.poll() is None:
-                process.kill()
+            with suppress(ProcessLookupError):  # with its children, which hold its output open
+                os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
 
 

@@ -330,7 +330,8 @@ class SqlWorkflowStorage:
             raise StorageClosed(where=self.where)
         engine = self._engine
         if engine is None:
-            from holdfast.storage import registry
+            # All of it now: what another thread is importing while this one forks can never be imported by the child.
+            from holdfast.storage import leasing, reading, registry, writing  # noqa: F401
 
             engine = registry.attach(self._key, self._place.new_engine)
             self._release = weakref.finalize(self, registry.detach, self._key)
