@@ -1,10 +1,11 @@
-"""What a benchmark reads off this process and machine."""
+"""What a benchmark reads off this process and machine, and how it tells it."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,3 +56,18 @@ def machine() -> str:
         f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}, Python {platform.python_version()}, "
         f"SQLite {sqlite3.sqlite_version}, {time.strftime('%Y-%m-%d')}"
     )
+
+
+def spread(values: list[float]) -> str:
+    """The median, with the least and the greatest."""
+    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+
+
+def table(title: str, head: list[str], rows: list[list[str]]) -> None:
+    """Print a table in Markdown."""
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    sys.stdout.flush()

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measure import machine
+from measure import machine, spread, table
 
 HERE = Path(__file__).parent
 
@@ -39,19 +39,6 @@ def cpu_of(command: list[str], times: int = 10) -> list[float]:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3)
     return spent
-
-
-def spread(values: list[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
-
-
-def table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(head) + " |")
-    print("|" + "---|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    sys.stdout.flush()
 
 
 def start_up() -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from floor import RawInserts
 from keys import messages
-from measure import machine
+from measure import machine, spread, table
 
 from holdfast import Cache, SqlWorkflowStorage, Workflow, step, steps
 from holdfast.canonical import digest
@@ -65,19 +65,6 @@ class Figures:
                 row.append(f"{median(figures) / median(self.by_name[floor]):.2f}")
             rows.append(row)
         return rows
-
-
-def spread(figures: list[float]) -> str:
-    return f"{median(figures):.2f} ({min(figures):.2f}-{max(figures):.2f})"
-
-
-def table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(head) + " |")
-    print("|" + "---|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    sys.stdout.flush()
 
 
 # -- what is measured -----------------------------------------------------------------------------------------------
