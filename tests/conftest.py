@@ -32,6 +32,24 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
         yield stack.enter_context(closing(kept))
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of an empty database that several processes can use."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'workflows.db'}"
+        return
+    with postgres.schema(postgres.shared_url(over_tcp=True)) as own:
+        yield own
+
+
+@pytest.fixture
+def proxied() -> Iterator[tuple[postgres.Proxy, str]]:
+    """A proxy before a server of its own, and a URL of an empty schema by way of it."""
+    with postgres.Server() as server, postgres.schema(server.url) as direct, postgres.Proxy(server.port) as proxy:
+        options = direct.partition("options=")[2]
+        yield proxy, f"{server.tcp_url_at(proxy.port)}?options={options}"
+
+
 @pytest.fixture
 def pg_url() -> Iterator[str]:
     """The URL of an empty schema of a PostgreSQL server that tests share."""

@@ -10,12 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import postgres
 from holdfast import errors
 from holdfast.records import Run, RunStatus
 from holdfast.storage import attempts
@@ -24,17 +22,7 @@ from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.testing import Writer, everything, make_run
 from holdfast.testing_steps import make_step, resumed
-from postgres import Proxy, Server
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Of an empty database that several processes can use."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'workflows.db'}"
-        return
-    with postgres.schema(postgres.shared_url(over_tcp=True)) as own:
-        yield own
+from postgres import Proxy
 
 
 @pytest.fixture
@@ -211,13 +199,6 @@ def test_a_fence_that_is_left_out_is_noticed(
     monkeypatch.undo()
     monkeypatch.setattr(attempts, "require_resumable", lambda *arguments, **options: None)
     assert breaches(storage) == [4]
-
-
-@pytest.fixture
-def proxied() -> Iterator[tuple[Proxy, str]]:
-    with Server() as server, postgres.schema(server.url) as direct, Proxy(server.port) as proxy:
-        options = direct.partition("options=")[2]
-        yield proxy, f"{server.tcp_url_at(proxy.port)}?options={options}"
 
 
 def test_a_resuming_commit_whose_answer_is_lost_is_made_exactly_once(proxied: tuple[Proxy, str]) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-import postgres
 from holdfast import errors
 from holdfast.records import Place
 from holdfast.storage import readers, sweeping
@@ -25,17 +24,7 @@ from holdfast.storage.queries import Statements
 from holdfast.storage.sql import SqlWorkflowStorage
 from holdfast.testing import Writer, adjustable_clock, run_in_threads
 from holdfast.testing_steps import key_of, make_entry, put
-from postgres import Proxy, Server
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Of an empty database that several processes can use."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'workflows.db'}"
-        return
-    with postgres.schema(postgres.shared_url(over_tcp=True)) as own:
-        yield own
+from postgres import Proxy
 
 
 @pytest.fixture
@@ -408,13 +397,6 @@ def test_records_that_no_database_can_hold_are_refused_without_their_values(
     with pytest.raises(errors.InvalidInput):
         cache.claim(Place("canary\ud800"), key_of("a"), "x", 10.0, unless=None)
     assert cache.find(None) == ()
-
-
-@pytest.fixture
-def proxied() -> Iterator[tuple[Proxy, str]]:
-    with Server() as server, postgres.schema(server.url) as direct, Proxy(server.port) as proxy:
-        options = direct.partition("options=")[2]
-        yield proxy, f"{server.tcp_url_at(proxy.port)}?options={options}"
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
