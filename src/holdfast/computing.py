@@ -11,10 +11,23 @@ from __future__ import annotations
 import functools
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from holdfast.asked import Asked, warn
-from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Pause, Store, kind_of
+from holdfast.drivers import (
+    Abandoned,
+    Advance,
+    Call,
+    Close,
+    Emit,
+    Ended,
+    Flow,
+    Handover,
+    Pause,
+    Store,
+    awaiting,
+    kind_of,
+)
 from holdfast.errors import (
     RunError,
     StateError,
@@ -28,9 +41,6 @@ from holdfast.recorded import Given
 from holdfast.response import RunResponse
 from holdfast.running import Output
 from holdfast.stored import StoredDocument
-
-if TYPE_CHECKING:
-    pass
 
 
 def computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
@@ -84,7 +94,7 @@ def _called(asked: Asked, frame: Frame, lease: EntryLease | None, handed_out: _C
         with _suspended(lease):
             yield Emit(Handover(kind))
         if kind == "awaited":
-            result = yield Call(functools.partial(_itself, result), scope)  # the async driver awaits it
+            result = yield awaiting(result, scope)
     if kind not in ("stream", "astream"):
         return Given(result, None, _last_responses(asked, frame), kind)
     events: list[Any] = []
@@ -100,10 +110,6 @@ def _called(asked: Asked, frame: Frame, lease: EntryLease | None, handed_out: _C
     if value is None:
         value = asked.step.agent.run_response if asked.step.agent is not None else _whole(events)
     return Given(value, events, _last_responses(asked, frame), kind)
-
-
-def _itself(awaitable: Any) -> Any:
-    return awaitable
 
 
 def _streamed(

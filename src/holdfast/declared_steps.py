@@ -106,6 +106,11 @@ class Step:
                 "depends need a cache=."
             )
 
+    def keeps(self, value: Any) -> bool:
+        """Whether a result is one to be kept."""
+        store_if = self.options.store_if
+        return store_if is None or bool(store_if(value))
+
     def bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
         """What computes it."""
         return self.timely(args, kwargs) if self.options.timeout else functools.partial(self.function, *args, **kwargs)

@@ -35,6 +35,11 @@ class Call:
     scope: Scope
 
 
+def awaiting(awaitable: Any, scope: Scope) -> Call:
+    """What a plain function returned is awaited, by the driver that can."""
+    return Call(lambda: awaitable, scope)
+
+
 @dataclass(frozen=True, slots=True)
 class Advance:
     """Go on with the user's iterator; the reply is its next item, or `Ended`."""

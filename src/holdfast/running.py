@@ -25,7 +25,7 @@ from weakref import ReferenceType
 from holdfast import clock, codec
 from holdfast.caching import ALL, controlled
 from holdfast.declared import Types
-from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store, kind_of
+from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store, awaiting, kind_of
 from holdfast.errors import (
     InvalidInput,
     LeaseLost,
@@ -540,7 +540,7 @@ def _body(run: ActiveRun, function: Callable[[], Any], events: bool, plain: bool
     if plain and kind != "value":
         yield Emit(Handover(kind))
         if run.iterator is None:
-            result = yield Call(functools.partial(_itself, result), run.scope)
+            result = yield awaiting(result, run.scope)
     if run.iterator is None:
         run.result = run.stamp(result)
         if events:
@@ -580,10 +580,6 @@ def _ending(run: ActiveRun, error: BaseException, events: bool) -> Flow:
         yield Emit(run.stamp(RunResponse(event=RunEvent.run_failed, data={"error": type(failure).__name__})))
     if failure is not error:
         raise failure
-
-
-def _itself(awaitable: Any) -> Any:
-    return awaitable
 
 
 def _saved(run: ActiveRun) -> Flow:

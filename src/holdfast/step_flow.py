@@ -14,7 +14,6 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from holdfast import clock
 from holdfast.asked import Asked, decoded, encoded, replayed, restore_agents, warn
@@ -39,9 +38,6 @@ from holdfast.records import Entry
 from holdfast.response import RunEvent
 from holdfast.retracing import Misplaced, StateChange
 from holdfast.turns import Turns
-
-if TYPE_CHECKING:
-    pass
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
@@ -77,6 +73,7 @@ def in_run(asked: Asked) -> Flow:
                 yield Store(functools.partial(_repeat, asked, StateChange.from_bytes(record.patch)))
             run.steps.save(record.seconds, record.usage)
             asked.tell(RunEvent.step_completed, cached=True)
+            restore_agents(asked, given)
             return (yield from replayed(asked, given))
         number = run.steps.next_number()
     asked.tell(RunEvent.step_started)
@@ -88,7 +85,7 @@ def in_run(asked: Asked) -> Flow:
     change, is_known, collected = yield from changed(asked, mark)
     if change is not None and beside_others:
         raise changed_state(asked)
-    if is_known and (asked.step.options.store_if is None or asked.step.options.store_if(given.value)):
+    if is_known and asked.step.keeps(given.value):
         record = asked.record(
             number,
             occurrence,
@@ -175,13 +172,13 @@ def _find(asked: Asked) -> Entry | None:
         asked.is_down = not asked.is_damaged
         warn(f"Step {asked.name!r} is computed, for what is kept of it could not be read: {error}")
         return None
-    if entry is None or is_good(asked, entry):
+    if entry is None or _is_good(asked, entry):
         return entry
     asked.since = max(asked.since, entry.created_at)
     return None
 
 
-def is_good(asked: Asked, entry: Entry) -> bool:
+def _is_good(asked: Asked, entry: Entry) -> bool:
     """Whether an entry has not expired, or had not when the run that asks began."""
     if entry.result is None:
         return False
@@ -201,9 +198,8 @@ def hit(asked: Asked, entry: Entry, given: Given) -> None:
     if run is not None:
         run.steps.found(asked.session.storage, entry)
         if not run.steps.is_noted_whole():
-            run.steps.note(
-                asked.record_of(run.steps.next_number(), 0, None, is_hit=True, seconds=entry.seconds, usage=entry.usage)
-            )
+            number = run.steps.next_number()
+            run.steps.note(asked.record_of(number, 0, None, is_hit=True, seconds=entry.seconds, usage=entry.usage))
         if run.tells:
             asked.tell(RunEvent.step_completed, cached=True)
     if given.agents or asked.step.agent is not None:
@@ -334,7 +330,7 @@ def _led(asked: Asked, lease: EntryLease) -> Flow:
     given, frame, is_known = yield from _alone(asked, lease)
     entry = None
     is_stored = False
-    if is_known and (asked.step.options.store_if is None or asked.step.options.store_if(given.value)):
+    if is_known and asked.step.keeps(given.value):
         entry = Entry(
             place=asked.place,
             key=asked.key,
@@ -381,9 +377,8 @@ def _only_computed(asked: Asked) -> Flow:
 def _note_computed(asked: Asked, frame: Frame) -> None:
     run = asked.run
     if run is not None and not run.steps.is_noted_whole():
-        run.steps.note(
-            asked.record_of(frame.number, 0, frame, is_hit=False, seconds=asked.seconds, usage=asked.meter.usage)
-        )
+        used = asked.meter.usage
+        run.steps.note(asked.record_of(frame.number, 0, frame, is_hit=False, seconds=asked.seconds, usage=used))
 
 
 def _alone(asked: Asked, lease: EntryLease | None) -> Flow:

@@ -138,7 +138,7 @@ def read_changes(rows: Iterable[Sequence[Any]], info: SessionInfo, after: int, w
         if version != after + 1 + len(changes):
             raise CorruptData(where=where, what=f"the history before {what}")
         columns = (version, commit_id, run_id, created_at)
-        verify(stored, checksum("patch", info.incarnation, *columns, _digest(patch)), where, what)
+        verify(stored, checksum("patch", info.incarnation, *columns, digest_of(patch)), where, what)
         changes.append(Change(version, commit_id, run_id, created_at, patch))
     return tuple(changes)
 
@@ -164,7 +164,7 @@ def read_listing(stored: bytes, data: object, info: SessionInfo, version: int, w
 
 
 def _snapshot_checksum(info: SessionInfo, version: int, data: object) -> bytes:
-    return checksum("snapshot", info.incarnation, version, _digest(data))
+    return checksum("snapshot", info.incarnation, version, digest_of(data))
 
 
 def value_entry(value: StoredValue, version: int) -> Entry:
@@ -203,7 +203,7 @@ def read_data(data: object, entry: Entry, info: SessionInfo, where: str) -> byte
         CorruptData: it is not what the listing says.
     """
     what = f"a value of session {info.session_id!r} at version {entry.version}"
-    verify(entry.digest, _digest(data), where, what)
+    verify(entry.digest, digest_of(data), where, what)
     return data  # type: ignore[return-value]
 
 
@@ -315,7 +315,8 @@ def renamed(run: Run, session_id: str) -> Row:
     return run_row(replace(run, session_id=session_id))
 
 
-def _digest(data: object) -> bytes:
+def digest_of(data: object) -> bytes:
+    """The digest of what stands in a row; empty for what is no blob."""
     return digest(data) if isinstance(data, bytes) else b""
 
 

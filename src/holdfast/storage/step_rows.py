@@ -16,7 +16,7 @@ from typing import Any
 from holdfast.errors import InvalidInput, MalformedData
 from holdfast.records import Entry, Place, StepRecord, Usage
 from holdfast.storage import rows
-from holdfast.storage.rows import Column, Row, checksum, digest
+from holdfast.storage.rows import Column, Row, checksum, digest, digest_of
 
 _NUMBER = (int, float)
 _PERHAPS_NUMBER = (int, float, type(None))
@@ -123,7 +123,7 @@ def moved_step(row: Sequence[Any], session_id: str, where: str) -> Row:
 
 
 def _step_checksum(columns: Sequence[Column], parts: Any, patch: Any) -> bytes:
-    return checksum("step", *columns, _digest(parts), _digest(patch))
+    return checksum("step", *columns, digest_of(parts), digest_of(patch))
 
 
 def entry_row(entry: Entry, table_name: str, created_at: float, expires_at: float | None) -> Row:
@@ -199,15 +199,11 @@ def read_entry(row: Sequence[Any], where: str) -> Entry:
 
 
 def _entry_checksum(columns: Sequence[Column], parts: Any) -> bytes:
-    return checksum("entry", *columns, _digest(parts))
+    return checksum("entry", *columns, digest_of(parts))
 
 
 def _are(columns: Sequence[Any], types: Sequence[Any]) -> bool:
     return all(map(isinstance, columns, types))
-
-
-def _digest(data: object) -> bytes:
-    return digest(data) if isinstance(data, bytes) else b""
 
 
 def _float(number: float | None) -> float | None:
