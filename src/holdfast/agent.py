@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeGuard, overload
 
 from holdfast import frames, metering
-from holdfast.caching import Cache, Scope
+from holdfast.caching import Cache, Scope, as_cache
 from holdfast.errors import InvalidInput
 from holdfast.messages import History, messages_from
 from holdfast.response import RunResponse
@@ -98,9 +98,7 @@ class Agent:
         model_settings: dict[str, Any] | None = None,
         cache: Cache | Scope | None = None,
     ) -> None:
-        self.cache = Cache(cache) if isinstance(cache, str) else cache
-        if self.cache is not None and not isinstance(self.cache, Cache):
-            raise InvalidInput(f"cache must be a Cache or the name of a scope; not {type(cache).__name__}.")
+        self.cache = as_cache(cache)
         self.name = name
         self.model = model
         self.instructions = instructions

@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from holdfast import clock, recorded
 from holdfast.caching import Cache
 from holdfast.declared import Types
@@ -38,6 +36,7 @@ from holdfast.records import Entry, Place, StepRecord
 from holdfast.response import RunEvent, RunResponse
 from holdfast.run_steps import StepWarning
 from holdfast.running import ActiveRun
+from holdfast.step_keys import parts_of
 from holdfast.storage.base import Storage
 from holdfast.turns import Turns
 
@@ -153,11 +152,6 @@ class Asked:
 
 def _record(told: dict[str, bytes], **facts: Any) -> StepRecord:
     return StepRecord(parts=parts_of(told), **facts)
-
-
-def parts_of(parts: dict[str, bytes]) -> bytes:
-    """What a key is made of, as it is recorded."""
-    return msgspec.json.encode({label: digest.hex()[:32] for label, digest in sorted(parts.items())})
 
 
 def replayed(asked: Asked, given: Given) -> Flow:

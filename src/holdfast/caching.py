@@ -90,11 +90,14 @@ def _seconds(ttl: object) -> float:
     return seconds
 
 
-def cache_of(given: Cache | Scope | None) -> Cache | None:
-    """The cache that is meant by what `cache=` was given; None for the scope of the run.
+def as_cache(given: Cache | Scope | None) -> Cache | None:
+    """What `cache=` was given, the name of a scope as the cache of that scope.
 
-    >>> cache_of("session"), cache_of("run"), cache_of(None)
-    (Cache(scope='session', ttl=None, shared=False, wait_timeout=None), None, None)
+    Raises:
+        InvalidInput: it is neither, or there is no such scope.
+
+    >>> as_cache("run")
+    Cache(scope='run', ttl=None, shared=False, wait_timeout=None)
     """
     if isinstance(given, str):
         given = Cache(given)
@@ -102,7 +105,17 @@ def cache_of(given: Cache | Scope | None) -> Cache | None:
         raise InvalidInput(
             f'cache must be a Cache or the name of a scope such as "session"; not {type(given).__name__}.'
         )
-    return None if given is None or given.scope == "run" else given
+    return given
+
+
+def cache_of(given: Cache | Scope | None) -> Cache | None:
+    """The cache that is meant by what `cache=` was given; None for the scope of the run.
+
+    >>> cache_of("session"), cache_of("run"), cache_of(None)
+    (Cache(scope='session', ttl=None, shared=False, wait_timeout=None), None, None)
+    """
+    cache = as_cache(given)
+    return None if cache is None or cache.scope == "run" else cache
 
 
 class Control(msgspec.Struct, frozen=True):

@@ -43,8 +43,12 @@ from holdfast.running import Output
 from holdfast.stored import StoredDocument
 
 
-def computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
-    """Call the step's function until it ends well or has failed as often as it may."""
+def computed(asked: Asked, frame: Frame, mark: StoredDocument | None, lease: EntryLease | None = None) -> Flow:
+    """Call the step's function until it ends well or has failed as often as it may.
+
+    Args:
+        mark: the session state before that; None outside of runs.
+    """
     if not asked.step.options.retries:
         return (yield from _called(asked, frame, lease))
     import tenacity
@@ -56,8 +60,6 @@ def computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flo
         sleep=pauses.append,
         reraise=True,
     )
-    run = asked.run
-    mark: Any = None if run is None else (yield Store(run.session.mark))
     for tried in tries:
         if pauses:
             yield Pause(pauses.pop())
@@ -70,7 +72,7 @@ def computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flo
             if handed_out.number:
                 error.add_note(f"Step {asked.name!r} was not tried again: it had handed out a part of its stream.")
                 raise
-            if run is not None and (yield Store(functools.partial(run.session.changed_since, mark)))[1]:
+            if mark is not None and (yield Store(functools.partial(asked.session.changed_since, mark)))[1]:
                 error.add_note(f"Step {asked.name!r} was not tried again: it had changed the session state.")
                 raise
             with tried:

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast.records import Entry, Run, StepRecord
+from holdfast.records import CODE_LABELS, Entry, Run, StepRecord
 from holdfast.storage.base import Storage
 
 __all__ = ["Earlier", "Reason", "ago", "earlier_of", "in_order", "reason", "reasons_of_run", "recorded_parts"]
@@ -28,9 +28,6 @@ MOST_RUNS: Final = 50
 
 MOST_SAID: Final = 4
 """Differing parts that are named."""
-
-_CODE: Final = ("code of ", "constant ", "default of ")
-"""How the labels of parts begin that a version stands for."""
 
 _INPUTS: Final = ("argument ", "variable ", "key", "depends")
 """How the labels of parts begin that are no code, and so differ instead of having changed."""
@@ -134,7 +131,7 @@ def _differing(parts: Mapping[str, str], others: Mapping[str, str]) -> tuple[str
     """The labels of the parts that differ."""
     labels = [label for label in {**others, **parts} if parts.get(label) != others.get(label)]
     if ("version" in parts) != ("version" in others):  # it stands for the code, which is compared no more
-        labels = [label for label in labels if not label.startswith(_CODE)]
+        labels = [label for label in labels if not label.startswith(CODE_LABELS)]
     if "scope" in labels:  # then it is not told of sessions either
         labels = [label for label in labels if label != "session"]
     return in_order(labels)

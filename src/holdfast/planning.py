@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+import msgspec
+
 from holdfast import clock, codec, recorded
 from holdfast.agent import Agent
 from holdfast.arguments import Parameters
@@ -26,7 +28,7 @@ from holdfast.errors import HoldfastError, StepKeyError
 from holdfast.explaining import MOST_ENTRIES, Earlier, ago, earlier_of, reason, recorded_parts
 from holdfast.records import Entry, Place, Run, RunStatus, Savings, StepRecord
 from holdfast.response import RunResponse
-from holdfast.step_keys import parts_for_others
+from holdfast.step_keys import parts_for_others, shortened
 from holdfast.storage.base import Storage
 from holdfast.workflow import Workflow
 
@@ -38,9 +40,6 @@ MOST_RUNS: Final = 1_000
 Verdict = Literal["hit", "miss", "runs", "unknown"]
 
 _GOING_ON: Final = (RunStatus.running, RunStatus.waiting)
-
-_DIGITS: Final = 32
-"""Of a digest, as parts are recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ class _Planning:
 
     def _know(self, value: Any) -> None:
         if (told := digest_or_none(value)) is not None:
-            self.known.add(told.hex()[:_DIGITS])
+            self.known.add(shortened(told))
 
     def planned(self, steps: tuple[StepRecord, ...]) -> Iterator[Planned]:
         """What would become of each."""
@@ -214,10 +213,10 @@ class _Planning:
             code = parts_for_others(found.step, self.workflow, is_method=found.is_method)
         except StepKeyError:
             return ""
-        now = {label: digest.hex()[:_DIGITS] for label, digest in code.items()}
+        now = {label: shortened(digest) for label, digest in code.items()}
         entries = self.storage.step_cache.find(self.run.owner, step=record.name, limit=MOST_ENTRIES)
-        before = [_without_arguments(entry.parts) for entry in entries]
-        recorded_then = _without_arguments(record.parts)
+        before = [_split(entry.parts)[1] for entry in entries]
+        recorded_then = _split(record.parts)[1]
         if now in before or now == recorded_then:
             return ""
         return reason(now, [Earlier(recorded_then, record.started_at)], now=clock.now()).text
@@ -235,7 +234,7 @@ class _Planning:
             return "unknown", f"it would fail: {error}"
         if not allowed().reads:
             return "miss", "the step cache is not to be read"
-        told = _arguments(record, found) | {label: digest.hex()[:_DIGITS] for label, digest in code.items()}
+        told = _arguments(record, found) | {label: shortened(digest) for label, digest in code.items()}
         place = Place("" if cache.shared else self.run.owner, self.run.session_id if cache.scope == "session" else "")
         parts = told | recorded_parts(b"{}", scope=cache.scope, session_id=place.session_id)
         entries = self._entries(record, place, parts, is_global=cache.scope == "global")
@@ -277,30 +276,26 @@ class _Planning:
     def _has_known_arguments(self, record: StepRecord, found: _Found) -> bool:
         """Whether all arguments are inputs of the run, results that it would find, or defaults of parameters."""
         defaults = {
-            told.hex()[:_DIGITS]
+            shortened(told)
             for parameter in inspect.signature(found.step.function).parameters.values()
             if parameter.default is not parameter.empty and (told := digest_or_none(parameter.default)) is not None
         }
-        given = _given(record)
+        given = _split(record.parts)[0]
         return "key" not in given and all(told in self.known | defaults for told in given.values())
 
 
-def _without_arguments(parts: bytes) -> dict[str, str]:
-    """Recorded parts, without what the step was given."""
-    told = recorded_parts(parts, scope="", session_id="")
-    inputs = ("argument ", "key", "scope")
-    return {label: digest for label, digest in told.items() if not label.startswith(inputs)}
-
-
-def _given(record: StepRecord) -> dict[str, str]:
-    """The recorded parts of a step that are its arguments."""
-    parts = recorded_parts(record.parts, scope="", session_id="")
-    return {label: told for label, told in parts.items() if label == "key" or label.startswith("argument ")}
+def _split(parts: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    """The recorded parts of a step that are its arguments, and all others."""
+    given: dict[str, str] = {}
+    others: dict[str, str] = {}
+    for label, told in msgspec.json.decode(parts, type=dict[str, str]).items():
+        (given if label == "key" or label.startswith("argument ") else others)[label] = told
+    return given, others
 
 
 def _arguments(record: StepRecord, found: _Found) -> dict[str, str]:
     """The arguments that the step would be given: as they were, by the parameters that count now."""
-    given = _given(record)
+    given = _split(record.parts)[0]
     if found.step.options.key is not None:
         return {"key": given.get("key", "")}
     names = Parameters(found.step.function, skipped=int(found.is_method)).names

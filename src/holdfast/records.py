@@ -176,6 +176,10 @@ class Run:
     savings: Savings = Savings()
 
 
+CODE_LABELS = ("code of ", "constant ", "default of ")
+"""How the labels of parts begin that are code, for which a version can stand."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """One step of a run that ended well."""

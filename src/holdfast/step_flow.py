@@ -81,7 +81,7 @@ def in_run(asked: Asked) -> Flow:
     frame = Frame(asked.name, number, asked.key, may_use_state=not beside_others)
     mark = yield Store(session.mark)
     asked.turns = Turns(session, mark)
-    given = yield from computed(asked, frame)
+    given = yield from computed(asked, frame, mark)
     change, is_known, collected = yield from changed(asked, mark)
     if change is not None and beside_others:
         raise changed_state(asked)
@@ -387,10 +387,10 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     asked.tell(RunEvent.step_started)
     frame = Frame(asked.name, run.steps.next_number() if run is not None else 0, asked.key, may_use_state=False)
     if run is None:
-        return (yield from computed(asked, frame, lease)), frame, True
+        return (yield from computed(asked, frame, None, lease)), frame, True
     mark = yield Store(run.session.mark)
     asked.turns = Turns(run.session, mark)
-    given = yield from computed(asked, frame, lease)
+    given = yield from computed(asked, frame, mark, lease)
     change, is_known, _ = yield from changed(asked, mark)
     if change is not None:
         raise changed_state(asked)

@@ -8,10 +8,11 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from holdfast.errors import StepKeyError
 from holdfast.fingerprint import VARIABLE_ADVICE, Special, code_parts, is_workflow
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
+from holdfast.records import CODE_LABELS
 from holdfast.step_owner import StepOwner
 from holdfast.witness import Witness
 
@@ -52,6 +54,20 @@ def key_of(head: Iterable[str], parts: Mapping[str, bytes]) -> bytes:
 def _told(head: tuple[str, ...], unsorted: tuple[str, ...]) -> tuple[bytes, list[str]]:
     labels = sorted(unsorted)
     return VERSION + msgspec.json.encode([head, labels]), labels
+
+
+def parts_of(parts: Mapping[str, bytes]) -> bytes:
+    """What a key is made of, as it is recorded."""
+    return msgspec.json.encode({label: shortened(parts[label]) for label in sorted(parts)})
+
+
+def shortened(digest: bytes) -> str:
+    """The digest of a part as it is recorded: half of it tells two parts apart.
+
+    >>> len(shortened(bytes(32)))
+    32
+    """
+    return digest.hex()[:32]
 
 
 def parts_for_others(step: Step, workflow: StepOwner, *, is_method: bool) -> dict[str, bytes]:
@@ -103,7 +119,7 @@ def _found_out(step: Step, workflow: StepOwner, *, is_method: bool) -> Known:
         code = code_parts(step.function, options.uses, step=options.name, special=special, witness=witness)
     if options.version is not None:
         # The version stands for the code, but not for what the code works with.
-        code = {label: told for label, told in code.items() if not label.startswith(_OF_CODE)}
+        code = {label: told for label, told in code.items() if not label.startswith(CODE_LABELS)}
         code["version"] = digest(options.version, "version", options.name)
     if len(step.known) >= MOST_CLASSES:
         step.known.clear()
@@ -117,9 +133,6 @@ MOST_CLASSES: Final = 16
 _OF_METHOD: Final = "code of `self."
 """How the labels of methods begin that a step calls on its workflow."""
 
-_OF_CODE: Final = ("code of ", "constant ", "default of ")
-"""How the labels of parts begin that a version stands for."""
-
 
 def variables_of(step: Step) -> dict[str, bytes]:
     """What a function takes from the code around it, for a step of the run's own scope: there its code does not count,
@@ -128,19 +141,14 @@ def variables_of(step: Step) -> dict[str, bytes]:
     Raises:
         StepKeyError: one of them has no identity.
     """
-    parts = _held_by(step.function)
+    parts: dict[str, bytes] = {}
     if step.agent is not None and step.agent.name is None:  # nothing else tells it from another one
         told = [step.agent.instructions, step.agent.model if isinstance(step.agent.model, str) else None]
         parts["agent"] = digest(told, "the agent", step.options.name)
-    function = inspect.unwrap(step.function)
-    cells = getattr(function, "__closure__", None)
-    if not cells:
-        return parts
-    for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
-        try:
-            value = cell.cell_contents
-        except ValueError:  # it has no value yet
-            continue
+    called = []
+    for name, value in _closed_over(inspect.unwrap(step.function)).items():
+        if isinstance(value, _HOLDERS):
+            called.append(value)
         if name in step.options.ignore or isinstance(value, _NO_ARGUMENTS) or is_workflow(value):
             continue
         try:
@@ -148,44 +156,44 @@ def variables_of(step: Step) -> dict[str, bytes]:
         except Unidentified as problem:
             problem.advice = VARIABLE_ADVICE
             raise problem.error(step.options.name) from None
+    # The variables of a function that is called itself have been told one by one.
+    own = called if isinstance(step.function, FunctionType) else [step.function]
+    if held := [told for value in own for told in _held_by(value)]:
+        parts["held"] = combine(held)
     return parts
 
 
-def _held_by(function: Any, levels: int = 4) -> dict[str, bytes]:
-    """What a callable holds that has an identity: the arguments of a partial, the object of a bound method, and what a
-    function that another one calls takes from the code around it. What has none is told apart by its number only."""
+def _closed_over(function: Any) -> dict[str, Any]:
+    """What a function takes from the code around it, by name; what has no value yet is left out."""
+    found: dict[str, Any] = {}
+    cells = getattr(function, "__closure__", None)  # of a callable that is no function there are none
+    for name, cell in zip(function.__code__.co_freevars, cells, strict=True) if cells else ():
+        with contextlib.suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found
+
+
+def _held_by(value: Any, levels: int = 5) -> Iterator[bytes]:
+    """What is held by a callable that has an identity: the arguments of a partial, the object of a bound method, what a
+    function takes from the code around it. What has none is told apart by its number only."""
     held: list[Any] = []
-    if isinstance(function, functools.partial):
-        held = [function.args, dict(function.keywords), function.func]
-    elif isinstance(function, MethodType):
-        held = [function.__self__, function.__func__]
-    elif isinstance(function, FunctionType):
-        held = [cell.cell_contents for cell in function.__closure__ or () if _is_function(cell)]
-    found = []
-    for value in held:
-        told = None if isinstance(value, Agent) or is_workflow(value) else digest_or_none(value)
-        if told is not None:
-            found.append(told)
-        elif levels and isinstance(value, functools.partial | MethodType | FunctionType):
-            inner = dict(enumerate(value.__closure__ or ())) if isinstance(value, FunctionType) else {}
-            found += [told for cell in inner.values() if (told := _content_digest(cell)) is not None]
-            found += _held_by(value, levels - 1).values()
-    return {"held": combine(found)} if found else {}
+    if isinstance(value, Agent) or is_workflow(value):
+        return
+    if isinstance(value, functools.partial):
+        held = [value.args, dict(value.keywords), value.func]
+    elif isinstance(value, MethodType):
+        held = [value.__self__, value.__func__]
+    elif isinstance(value, FunctionType):
+        held = list(_closed_over(value).values())
+    elif (told := digest_or_none(value)) is not None:
+        yield told
+    if levels:
+        for item in held:
+            yield from _held_by(item, levels - 1)
 
 
-def _is_function(cell: Any) -> bool:
-    try:
-        return isinstance(cell.cell_contents, functools.partial | MethodType | FunctionType)
-    except ValueError:  # it has no value yet
-        return False
-
-
-def _content_digest(cell: Any) -> bytes | None:
-    try:
-        return digest_or_none(cell.cell_contents)
-    except ValueError:
-        return None
-
+_HOLDERS: Final = (functools.partial, MethodType, FunctionType)
+"""Callables that hold values."""
 
 _NO_ARGUMENTS: Final = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, type, functools.partial, Agent)
 
@@ -226,8 +234,3 @@ def _require_known(step: Step, workflow: StepOwner, used: MethodParts) -> None:
             advice="Give it as an argument; or say what it stands for: depends=lambda self: ...; or, if it does not "
             f"change the result, ignore=[{name!r}].",
         )
-
-
-def digest_of_input(value: Any, name: str) -> bytes:
-    """The digest that an argument of a step has."""
-    return digest(value, f"argument {name}", "")
