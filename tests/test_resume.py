@@ -513,6 +513,25 @@ class Page:
         return page(self.url)
 
 
+def test_agents_without_a_name_are_told_apart_by_what_they_are_told() -> None:
+    class Reviewing(Workflow):
+        def run(self, text: str) -> Any:
+            critic, editor = (Agent("offline", instructions=told, cache="run") for told in ("Criticise.", "Edit."))
+            asked = {"editor": editor, "critic": critic} if "fixed" in done else {"critic": critic, "editor": editor}
+            answers = {name: agent.run(text).agent_run_id for name, agent in asked.items()}
+            done.append(answers)
+            do("end")
+            return answers
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Reviewing(session_id="s", storage=storage), "a text")
+    answers = done[0]
+    broken.clear()
+    done.append("fixed")
+    assert Reviewing(session_id="s", storage=storage).resume(run_id).content == answers
+
+
 def closed_over(url: str) -> Callable[[], str]:
     def get() -> str:
         return page(url)

@@ -276,7 +276,8 @@ def answered(agent: Agent, question: Question, is_async: bool) -> Any:
     kind: Kind = ("astream" if streams else "awaited") if is_async else ("stream" if streams else "value")
     how = {"stream": question.stream, "stream_events": question.stream_events}
     function = agent._arun if is_async else agent._run
-    declared = Step(function, Options(agent.name or "agent", cache_of(agent.cache), ignore=frozenset(how)))
+    options = Options(agent.name or "agent", cache_of(agent.cache), ignore=frozenset(how))
+    declared = Step(function, options, is_inline=True)
     given = (question.message,), {"history": question.history, **how}
     asked = asked_of(declared, workflow, run, *given, is_method=False)
     asked.is_plain, asked.streams = False, streams
