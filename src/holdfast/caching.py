@@ -27,7 +27,11 @@ Scope: TypeAlias = Literal["run", "session", "workflow", "global"]
 VARIABLE: Final = "HOLDFAST_CACHE"
 _variable: Final = Variable(VARIABLE)
 
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+CONTROLS: Final = ("use_cache", "refresh", "only_if_cached")
+"""The options of a run that say what it may do with results that are kept for other runs."""
+
+UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+"""Seconds of each unit in which an age is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def _seconds(ttl: object) -> float:
         seconds = ttl.total_seconds()
     elif isinstance(ttl, str):
         match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?) ?([smhdw])", ttl.strip())
-        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+        seconds = float(match[1]) * UNITS[match[2]] if match else 0.0
     elif _is_number(ttl):
         seconds = float(ttl)  # type: ignore[arg-type]
     if not 0 < seconds < float("inf"):
@@ -207,5 +211,5 @@ def allowed() -> Control:
 
 def control_in(given: dict[str, Any]) -> Control:
     """What the arguments of a run say, as far as they have these names."""
-    named = {name: given[name] for name in ("use_cache", "refresh", "only_if_cached") if type(given.get(name)) is bool}
+    named = {name: given[name] for name in CONTROLS if type(given.get(name)) is bool}
     return control_of(**named) if named else ALL

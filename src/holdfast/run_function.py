@@ -14,7 +14,7 @@ from weakref import ref
 
 from holdfast import codec
 from holdfast.arguments import Parameters
-from holdfast.caching import control_in
+from holdfast.caching import CONTROLS, control_in
 from holdfast.declared import Types
 from holdfast.drivers import Flow, Kind, astream, begin, kind_of_function, stream
 from holdfast.errors import HoldfastError, RunNotResumable
@@ -22,7 +22,7 @@ from holdfast.records import Run, RunStatus
 from holdfast.response import RunEvent, RunResponse
 from holdfast.running import ActiveRun, current, flow
 
-OPTIONS: Final = frozenset({"stream_events", "use_cache", "refresh", "only_if_cached"})
+OPTIONS: Final = frozenset({"stream_events", *CONTROLS})
 """What every run takes, unless its `run()` has a parameter of that name."""
 
 _INCOMPLETE: Final = (b'{"$hf":["omitted"', b'{"$class":')

@@ -10,6 +10,7 @@ import re
 from datetime import timedelta
 from typing import Any, Final
 
+from holdfast.caching import UNITS
 from holdfast.cli.database import Located
 from holdfast.errors import InvalidInput
 from holdfast.storage.base import KeepHistory
@@ -35,7 +36,6 @@ def keep_history(text: str) -> KeepHistory:
     return timedelta(**{_UNITS[unit]: number}) if unit else number
 
 
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _BYTES: Final = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -51,7 +51,7 @@ def age(text: str) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhdw])", text)
     if match is None:
         raise InvalidInput(f"--older-than is an age such as 90s, 15m, 12h, 30d or 8w; not {text!r}")
-    return float(int(match[1]) * _SECONDS[match[2]])
+    return int(match[1]) * UNITS[match[2]]
 
 
 def max_size(text: str) -> int:

@@ -22,6 +22,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from holdfast.caching import CONTROLS
 from holdfast.cli import failures
 from holdfast.cli.database import writable, writing_options
 from holdfast.cli.exit_status import INTERRUPTED
@@ -33,10 +34,6 @@ from holdfast.storage.base import Storage
 from holdfast.workflow import Workflow
 
 _COMPLETED: Final = (RunEvent.run_completed, RunEvent.workflow_completed)
-
-
-_CONTROLS: Final = ("use_cache", "refresh", "only_if_cached")
-"""What every run takes beside the parameters of its `run()`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +173,7 @@ def run(cls: type[Workflow], arguments: dict[str, Any], settings: dict[str, Any]
         settings: `session_id`, `user_id`, `db`, `table`, `as_json`, `traceback`, and what `cache_options` adds.
     """
     # One that has a parameter of that name is given it as an argument.
-    controls = {name: settings[name] for name in _CONTROLS if settings[name] is not None}
+    controls = {name: settings[name] for name in CONTROLS if settings[name] is not None}
     with storage_for(cls, settings["db"], settings["table"]) as (storage, db):
 
         def make() -> Workflow:
