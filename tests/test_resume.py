@@ -297,6 +297,76 @@ def read_all(responses: Any) -> list[Any]:
     return [response.content for response in responses]
 
 
+class Beside(Workflow):
+    """Steps that run at the same time, other than by `parallel()`."""
+
+    async def run(self, how: str, *, changes: bool = True) -> Any:
+        self.session_state["n"] = 0
+        self.met = asyncio.Event()
+        if how == "tasks":
+            return await asyncio.gather(self.count("a", changes=changes), self.count("b", changes=changes))
+        if how == "threads":
+            self.meeting = threading.Barrier(2, timeout=20)
+            calls = [asyncio.to_thread(self.count_on_a_thread, name, changes=changes) for name in "ab"]
+            return await asyncio.gather(*calls)
+        if how == "run":
+            counting = asyncio.ensure_future(self.count("a", changes=changes))
+            await asyncio.sleep(0)
+            if changes:
+                self.session_state["n"] += 1
+            self.met.set()
+            return [await counting]
+        if how == "task of its own":
+            return [await asyncio.wait_for(self.alone("a", changes=changes), 20)]
+        if how == "inside":
+            return [await self.outer(changes=changes)]
+        raise AssertionError(how)
+
+    @step
+    async def count(self, name: str, *, changes: bool) -> str:
+        before = self.session_state["n"] if changes else 0
+        if name == "a":
+            await self.met.wait()
+        else:
+            self.met.set()
+            await asyncio.sleep(0.01)
+        if changes:
+            self.session_state["n"] = before + 1
+        return do(name)
+
+    @step
+    def count_on_a_thread(self, name: str, *, changes: bool) -> str:
+        self.meeting.wait()
+        if changes:
+            self.session_state["n"] += 1
+        self.meeting.wait()
+        return do(name)
+
+    @step
+    async def alone(self, name: str, *, changes: bool) -> str:
+        if changes:
+            self.session_state["n"] += 1
+        return do(name)
+
+    @step
+    async def outer(self, *, changes: bool) -> str:
+        await asyncio.gather(asyncio.ensure_future(self.alone("inner", changes=changes)))
+        return await self.alone("outer", changes=changes)
+
+
+@pytest.mark.parametrize("changes", [True, False])
+@pytest.mark.parametrize("how", ["tasks", "threads", "run", "task of its own", "inside"])
+def test_of_steps_that_overlap_none_changes_the_state(storage: Storage, how: str, changes: bool) -> None:
+    workflow = Beside(session_id="s", storage=storage)
+    if not changes or how in ("task of its own", "inside"):
+        asyncio.run(workflow.run(how, changes=changes))
+        return
+    with pytest.raises(StepStateError, match=r"beside .*nobody can tell by whom"):
+        asyncio.run(workflow.run(how, changes=changes))
+    assert workflow.run_id is not None
+    assert storage.find_steps("", "s", workflow.run_id, with_results=True) == ()
+
+
 @pytest.mark.parametrize("cls", [Reading, ReadingLater])
 @pytest.mark.parametrize(("step_changes", "reader_changes"), [(False, True), (True, False), (False, False)])
 def test_what_the_reader_of_a_stream_changed_is_not_taken_for_what_the_step_did(

@@ -40,15 +40,11 @@ from holdfast.frames import Frame, agents_of, is_parallel
 from holdfast.recorded import Given
 from holdfast.response import RunResponse
 from holdfast.running import Output
-from holdfast.stored import StoredDocument
 
 
-def computed(asked: Asked, frame: Frame, mark: StoredDocument | None, lease: EntryLease | None = None) -> Flow:
-    """Call the step's function until it ends well or has failed as often as it may.
-
-    Args:
-        mark: the session state before that; None outside of runs.
-    """
+def computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
+    """Call the step's function until it ends well or has failed as often as it may."""
+    turns = asked.turns
     if not asked.step.options.retries:
         return (yield from _called(asked, frame, lease))
     import tenacity
@@ -72,7 +68,7 @@ def computed(asked: Asked, frame: Frame, mark: StoredDocument | None, lease: Ent
             if handed_out.number:
                 error.add_note(f"Step {asked.name!r} was not tried again: it had handed out a part of its stream.")
                 raise
-            if mark is not None and (yield Store(functools.partial(asked.session.changed_since, mark)))[1]:
+            if turns is not None and (yield Store(functools.partial(asked.session.changed_since, turns.mark)))[1]:
                 error.add_note(f"Step {asked.name!r} was not tried again: it had changed the session state.")
                 raise
             with tried:
@@ -90,11 +86,16 @@ class _Count:
 def _called(asked: Asked, frame: Frame, lease: EntryLease | None, handed_out: _Count | None = None) -> Flow:
     """Call the step's function once; hand out what it yields."""
     scope = functools.partial(asked.scoped, frame)
+    turns = asked.turns
     result = yield Call(asked.step.bound(asked.args, asked.kwargs), scope)
     kind = kind_of(result)
     if asked.is_plain and kind != "value":
+        if turns is not None:
+            turns.step_pauses()
         with _suspended(lease):
             yield Emit(Handover(kind))
+        if turns is not None:
+            turns.step_goes_on()
         if kind == "awaited":
             result = yield awaiting(result, scope)
     if kind not in ("stream", "astream"):
@@ -125,7 +126,7 @@ def _streamed(
         if handed_out is not None:
             handed_out.number += 1
         if turns is not None:
-            turns.step_has_had_its_turn()  # not on a thread: what there is to read was read for the first mark
+            turns.step_pauses()  # not on a thread: what there is to read was read for the first mark
         try:
             with _suspended(lease):
                 advance = Advance(iterator, scope, (yield Emit(item)))
@@ -134,7 +135,7 @@ def _streamed(
         except BaseException as thrown:  # noqa: BLE001  # the consumer's, for the user's code to handle
             advance = Advance(iterator, scope, thrown, throws=True)
         if turns is not None:
-            turns.reader_has_had_its_turn()
+            turns.step_goes_on()
     return item.value
 
 
@@ -167,16 +168,15 @@ def _last_responses(asked: Asked, frame: Frame) -> dict[str, RunResponse]:
     }
 
 
-def changed(asked: Asked, mark: StoredDocument) -> Flow:
+def changed(asked: Asked) -> Flow:
     """What the step has changed in the session state, whether that could be told from what its reader has, and what is
     pending."""
-    assert asked.run is not None
-    assert asked.turns is not None
     turns = asked.turns
-    change, collected = yield Store(functools.partial(asked.run.session.changes_since, mark))
+    assert turns is not None
+    change, collected = yield Store(functools.partial(asked.session.changes_since, turns.mark))
     if change is None or not turns.have_begun:
         return change, True, collected
-    yield Store(turns.step_has_had_its_turn)
+    yield Store(turns.step_has_ended)
     if not turns.by_reader and turns.is_known:
         return change, True, collected
     if not turns.by_step and turns.is_known:
@@ -189,10 +189,22 @@ def changed(asked: Asked, mark: StoredDocument) -> Flow:
     return None, False, collected
 
 
-def changed_state(asked: Asked) -> StepStateError:
-    beside = "beside others" if is_parallel() else f"and is kept in scope {asked.scope!r}"
-    return StepStateError(
+def require_own(asked: Asked, frame: Frame) -> None:
+    """Refuse a change of the session state that a record could not repeat, or not tell whose it is.
+
+    Raises:
+        StepStateError: it is one.
+    """
+    if asked.cache is None and not is_parallel() and not frame.beside:
+        return
+    if frame.beside:
+        what = f"worked beside {frame.beside} while the session state was changed, and nobody can tell by whom"
+    else:
+        how = "in self.parallel()" if is_parallel() else f"and is kept in scope {asked.scope!r}"
+        what = f"changed the session state, {how}: a recorded result could not repeat that"
+    raise StepStateError(
         step=asked.name,
-        what=f"changed the session state, {beside}: a recorded result could not repeat that",
-        advice="Let it return a value, and change the state in run(). Its result was not kept.",
+        what=what,
+        advice="Let what runs at the same time return values, and change the state in run(), once it has them. The "
+        "result of the step was not kept.",
     )

@@ -2,7 +2,8 @@
 
 Rules that must stay true:
 - a frame lasts for one computation of one step; what it calls, on other threads too, is inside of it;
-- what a step may not do is refused when it is done, by whoever is asked for it, with an error that names the step.
+- what a step may not do is refused when it is done, by whoever is asked for it, with an error that names the step;
+- of a step that worked at the same time as other code of its run it is known that it did, and beside what.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from holdfast.errors import StepStateError
+from holdfast.threads import lock_for_forks
 
 _current: ContextVar[Frame | None] = ContextVar("holdfast_step", default=None)
 _is_parallel: ContextVar[bool] = ContextVar("holdfast_parallel", default=False)
@@ -36,7 +38,7 @@ class Frame:
         may_use_state: whether it may read and change the session state.
     """
 
-    __slots__ = ("agents", "key", "may_use_state", "number", "outer", "step")
+    __slots__ = ("agents", "beside", "key", "may_use_state", "number", "outer", "step")
 
     def __init__(self, step: str, number: int, key: bytes, *, may_use_state: bool) -> None:
         self.step = step
@@ -46,6 +48,8 @@ class Frame:
         self.may_use_state: bool = may_use_state and (self.outer is None or self.outer.may_use_state)
         self.agents: list[Answerer] = []
         """Agents that it ran, in the order in which they ended."""
+        self.beside = ""
+        """What else of its run worked at the same time, and may have changed what it seems to have changed."""
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -67,6 +71,47 @@ class Frame:
                 return True
             frame = frame.outer
         return False
+
+    def is_within(self, other: Frame) -> bool:
+        """Whether it is that one, or was called from it."""
+        frame: Frame | None = self
+        while frame is not None and frame is not other:
+            frame = frame.outer
+        return frame is not None
+
+
+class AtWork:
+    """The steps of one run that may be changing its session state at this moment."""
+
+    def __init__(self) -> None:
+        self._frames: list[Frame] = []
+        self._lock = lock_for_forks()
+
+    def begin(self, frame: Frame) -> None:
+        """A step begins, or goes on."""
+        with self._lock:
+            for other in self._frames:
+                if not (frame.is_within(other) or other.is_within(frame)):
+                    frame.beside, other.beside = f"step {other.step!r}", f"step {frame.step!r}"
+            self._frames.append(frame)
+
+    def pause(self, frame: Frame) -> None:
+        """It has ended, or does nothing until the reader of its stream wants more."""
+        with self._lock:
+            if frame in self._frames:
+                self._frames.remove(frame)
+
+    def state_is_used(self) -> None:
+        """Code of the run asks for the session state."""
+        if not self._frames:
+            return
+        frame = _current.get()
+        with self._lock:
+            for other in self._frames:
+                if frame is None:
+                    other.beside = "run()"
+                elif not frame.is_within(other):
+                    other.beside = f"step {frame.step!r}"
 
 
 def current_frame() -> Frame | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from holdfast import clock
 from holdfast.asked import Asked, decoded, encoded, replayed, restore_agents, warn
 from holdfast.caching import ALL, allowed
-from holdfast.computing import changed, changed_state, computed
+from holdfast.computing import changed, computed, require_own
 from holdfast.drivers import Flow, Pause, Store, Wait
 from holdfast.errors import (
     CacheMiss,
@@ -77,14 +77,8 @@ def in_run(asked: Asked) -> Flow:
             return (yield from replayed(asked, given))
         number = run.steps.next_number()
     asked.tell(RunEvent.step_started)
-    beside_others = is_parallel()
-    frame = Frame(asked.name, number, asked.key, may_use_state=not beside_others)
-    mark = yield Store(session.mark)
-    asked.turns = Turns(session, mark)
-    given = yield from computed(asked, frame, mark)
-    change, is_known, collected = yield from changed(asked, mark)
-    if change is not None and beside_others:
-        raise changed_state(asked)
+    frame = Frame(asked.name, number, asked.key, may_use_state=not is_parallel())
+    given, change, is_known, collected = yield from _with_changes(asked, frame)
     if is_known and asked.step.keeps(given.value):
         record = asked.record(
             number,
@@ -100,6 +94,20 @@ def in_run(asked: Asked) -> Flow:
     asked.tell(RunEvent.step_completed, cached=False, seconds=asked.seconds)
     asked.value = given.value
     return given.value
+
+
+def _with_changes(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
+    """Compute it, and find out what it changed in the session state: what it gave, and what `changed` says."""
+    asked.turns = Turns(asked.session, frame)
+    try:
+        yield Store(asked.turns.begin)
+        given = yield from computed(asked, frame, lease)
+        change, is_known, collected = yield from changed(asked)
+    finally:
+        asked.turns.end()
+    if change is not None:
+        require_own(asked, frame)
+    return given, change, is_known, collected
 
 
 def _repeat(asked: Asked, change: StateChange) -> None:
@@ -387,11 +395,6 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     asked.tell(RunEvent.step_started)
     frame = Frame(asked.name, run.steps.next_number() if run is not None else 0, asked.key, may_use_state=False)
     if run is None:
-        return (yield from computed(asked, frame, None, lease)), frame, True
-    mark = yield Store(run.session.mark)
-    asked.turns = Turns(run.session, mark)
-    given = yield from computed(asked, frame, mark, lease)
-    change, is_known, _ = yield from changed(asked, mark)
-    if change is not None:
-        raise changed_state(asked)
+        return (yield from computed(asked, frame, lease)), frame, True
+    given, _, is_known, _ = yield from _with_changes(asked, frame, lease)
     return given, frame, is_known

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from holdfast.frames import Frame
 from holdfast.session import Session
 from holdfast.stored import StoredDocument
 
@@ -25,10 +26,13 @@ class Turns:
 
     Args:
         session: whose state both of them may change.
-        mark: that state when the step began.
+        frame: the step.
     """
 
-    def __init__(self, session: Session, mark: StoredDocument) -> None:
+    mark: StoredDocument
+    """The state when the step began."""
+
+    def __init__(self, session: Session, frame: Frame) -> None:
         self.by_step = False
         """Whether the step has changed something."""
         self.by_reader = False
@@ -38,24 +42,40 @@ class Turns:
         self.have_begun = False
         """Whether the reader has had a turn."""
         self._session = session
-        self._mark = mark
+        self._frame = frame
+        self._last: StoredDocument
         self._began = time.perf_counter()
         self._spent = 0.0
 
-    def step_has_had_its_turn(self) -> None:
-        """The step has handed something out, or has come to its end."""
-        self.by_step = self._has_changed() or self.by_step
+    def begin(self) -> None:
+        """The step begins."""
+        self._session.at_work.begin(self._frame)
+        self.mark = self._last = self._session.mark()
 
-    def reader_has_had_its_turn(self) -> None:
+    def end(self) -> None:
+        """The step has ended, and what it changed is known."""
+        self._session.at_work.pause(self._frame)
+
+    def step_pauses(self) -> None:
+        """The step has handed something out: its reader's turn."""
+        self.by_step = self._has_changed() or self.by_step
+        self._session.at_work.pause(self._frame)
+
+    def step_goes_on(self) -> None:
         """The reader wants the next piece."""
+        self._session.at_work.begin(self._frame)
         self.have_begun = True
         self.by_reader = self._has_changed() or self.by_reader
+
+    def step_has_ended(self) -> None:
+        """Its last turn is over."""
+        self.by_step = self._has_changed() or self.by_step
 
     def _has_changed(self) -> bool:
         began = time.perf_counter()
         self.is_known = self.is_known and self._spent <= LEAST + SHARE * (began - self._began)
         if not self.is_known:
             return False
-        self._mark, is_changed = self._session.changed_since(self._mark)
+        self._last, is_changed = self._session.changed_since(self._last)
         self._spent += time.perf_counter() - began
         return is_changed

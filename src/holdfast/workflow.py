@@ -28,7 +28,7 @@ from holdfast.heartbeat import heartbeat
 from holdfast.leases import Lease, Transaction
 from holdfast.records import Run, RunStatus
 from holdfast.run_function import RunFunction
-from holdfast.running import ActiveRun
+from holdfast.running import ActiveRun, current
 from holdfast.session import Beside, Session
 from holdfast.standing import Problems
 from holdfast.stepping import Stepping
@@ -159,6 +159,9 @@ class Workflow(Stepping):
             StepStateError: a step that must leave it alone asks for it.
         """
         require_state("self.session_state")
+        run = current.get()
+        if run is not None and run.session is self._session:
+            self._session.at_work.state_is_used()
         return self._session.state
 
     @session_state.setter
