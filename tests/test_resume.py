@@ -302,7 +302,7 @@ class Beside(Workflow):
 
     async def run(self, how: str, *, changes: bool = True) -> Any:
         self.session_state["n"] = 0
-        self.met = asyncio.Event()
+        self.begun, self.met = asyncio.Event(), asyncio.Event()
         if how == "tasks":
             return await asyncio.gather(self.count("a", changes=changes), self.count("b", changes=changes))
         if how == "threads":
@@ -311,7 +311,7 @@ class Beside(Workflow):
             return await asyncio.gather(*calls)
         if how == "run":
             counting = asyncio.ensure_future(self.count("a", changes=changes))
-            await asyncio.sleep(0)
+            await self.begun.wait()
             if changes:
                 self.session_state["n"] += 1
             self.met.set()
@@ -325,6 +325,7 @@ class Beside(Workflow):
     @step
     async def count(self, name: str, *, changes: bool) -> str:
         before = self.session_state["n"] if changes else 0
+        self.begun.set()
         if name == "a":
             await self.met.wait()
         else:

@@ -195,7 +195,7 @@ def require_one(answers: list[Any]) -> None:
 def everybody_leads(monkeypatch: pytest.MonkeyPatch, storage: Storage) -> Iterator[None]:
     """The planted bug: nobody is asked to wait, in the process or by the storage."""
     with monkeypatch.context() as patched:
-        patched.setattr(Flights, "join", lambda self, storage, which, own: own)
+        patched.setattr(Flights, "join", lambda self, storage, which, own, around: own)
         patched.setattr(storage.step_cache, "claim", lambda *_, **__: True)
         yield
 
@@ -698,6 +698,34 @@ def test_a_step_that_asks_for_itself_raises_and_one_that_asks_for_less_does_not(
             recursive(*asked)
     with pytest.raises(StepStateError, match="calls itself with the same arguments"):
         asyncio.run(Recursive(session_id="s", storage=storage).later(3))
+    assert flying(storage) == []
+
+
+class Crosswise(Workflow):
+    """Two steps each of which asks for the other, begun at the same time."""
+
+    @step(cache="session", ignore=["met", "asks"], depends=lambda self: None)
+    def one(self) -> str:
+        return self.asks_after_both_have_begun(self.other)
+
+    @step(cache="session", ignore=["met", "asks"], depends=lambda self: None)
+    def other(self) -> str:
+        return self.asks_after_both_have_begun(self.one)
+
+    def asks_after_both_have_begun(self, step: Callable[[], str]) -> str:
+        met: threading.Barrier = self.met
+        met.wait()
+        return step()
+
+
+def test_of_two_steps_that_wait_for_each_other_one_is_told(storage: Storage) -> None:
+    Crosswise.met = threading.Barrier(2, timeout=20)  # type: ignore[attr-defined]
+    workflow = Crosswise(session_id="s", storage=storage)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(workflow.one), pool.submit(workflow.other)]
+        failures = [future.exception(timeout=60) for future in asked]
+    assert any("waits for the step which this was called from" in str(failure) for failure in failures)
+    assert all(isinstance(failure, StepStateError | threading.BrokenBarrierError) for failure in failures)
     assert flying(storage) == []
 
 

@@ -2,6 +2,7 @@
 
 Rules that must stay true:
 - in one process one caller leads and the others wait for it; each may be cancelled without harm to the others;
+- nobody waits for an execution that, through others, waits for his own;
 - across processes whoever holds the lease of the entry computes it; the lease is renewed while that lasts, and given
   up by a leader that cannot go on: its consumer has stopped reading for a whole lease, or its event loop is closed;
 - what a leader computed after it lost the lease is its own caller's, and is not stored.
@@ -12,12 +13,13 @@ from __future__ import annotations
 import os
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 from holdfast import clock
+from holdfast.frames import current_frame
 from holdfast.heartbeat import heartbeat
 from holdfast.records import Entry, Place
 from holdfast.storage.base import LEASE_SECONDS, Storage
@@ -117,6 +119,8 @@ class Flight:
         self.lease: EntryLease | None = None
         self.waiting = 0
         """How many others want its result."""
+        self.waits_for: list[Flight] = []
+        """The executions that its own code waits for."""
         self.thread = threading.get_ident()
         """The thread that it ran on last."""
 
@@ -129,6 +133,22 @@ class Flight:
 Which = tuple[Place, bytes]
 
 
+class Crossed(Exception):
+    """Raised inside this package where two executions would wait for each other."""
+
+
+def _waits_for_one_of(flight: Flight, others: Sequence[Flight]) -> bool:
+    pending, seen = [flight], {id(flight)}
+    while pending:
+        waiting = pending.pop()
+        if any(waiting is other for other in others):
+            return True
+        new = [further for further in waiting.waits_for if id(further) not in seen]
+        seen.update(map(id, new))
+        pending += new
+    return False
+
+
 class Flights:
     """The executions of this process, by storage and entry."""
 
@@ -136,21 +156,34 @@ class Flights:
         self._lock = lock_for_forks()
         self._by_storage: WeakKeyDictionary[Storage, dict[Which, Flight]] = WeakKeyDictionary()
 
-    def join(self, storage: Storage, which: Which, own: Flight) -> Flight:
-        """The execution of an entry: one that goes on already and was not stalled, else the caller's own, to be led."""
+    def join(self, storage: Storage, which: Which, own: Flight, around: Sequence[Flight]) -> Flight:
+        """The execution of an entry: one that goes on already and was not stalled, else the caller's own, to be led.
+
+        Args:
+            around: the executions that the caller is a part of, which wait while he does.
+
+        Raises:
+            Crossed: it waits for one of these.
+        """
         with self._lock:
             flights = self._by_storage.setdefault(storage, {})
             flight = flights.get(which)
             if flight is None or flight.is_stalled:
                 flight = flights[which] = own
             else:
+                if _waits_for_one_of(flight, around):
+                    raise Crossed
                 flight.waiting += 1
+                for waiting in around:
+                    waiting.waits_for.append(flight)
             return flight
 
-    def leave(self, flight: Flight) -> None:
+    def leave(self, flight: Flight, around: Sequence[Flight]) -> None:
         """Wait for it no more."""
         with self._lock:
             flight.waiting -= 1
+            for waiting in around:
+                waiting.waits_for.remove(flight)
 
     def land(self, storage: Storage, which: Which, flight: Flight, entry: Entry | None) -> None:
         """The execution is over, or was never begun."""
@@ -164,6 +197,17 @@ class Flights:
     def forget_in_child(self) -> None:
         """After a fork: who leads is in the parent."""
         self._by_storage = WeakKeyDictionary()
+
+
+def flights_around() -> list[Flight]:
+    """The executions that the code is a part of, so that they wait for what it waits for."""
+    found: list[Flight] = []
+    frame = current_frame()
+    while frame is not None:
+        if frame.flight is not None:
+            found.append(frame.flight)
+        frame = frame.outer
+    return found
 
 
 flights = Flights()

@@ -38,7 +38,7 @@ class Frame:
         may_use_state: whether it may read and change the session state.
     """
 
-    __slots__ = ("agents", "beside", "key", "may_use_state", "number", "outer", "step")
+    __slots__ = ("agents", "beside", "flight", "key", "may_use_state", "number", "outer", "step")
 
     def __init__(self, step: str, number: int, key: bytes, *, may_use_state: bool) -> None:
         self.step = step
@@ -50,6 +50,9 @@ class Frame:
         """Agents that it ran, in the order in which they ended."""
         self.beside = ""
         """What else of its run worked at the same time, and may have changed what it seems to have changed."""
+
+        self.flight: Any = None
+        """The execution that others may wait for, if it is one."""
 
     @contextmanager
     def entered(self) -> Iterator[None]:

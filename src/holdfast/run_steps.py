@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from holdfast.errors import StorageError
+from holdfast.frames import AtWork
 from holdfast.records import Entry, Place, Savings, StepRecord, Usage
 from holdfast.storage.base import Storage
 
@@ -30,6 +31,8 @@ class RunSteps:
     """What is known of the steps of one run; may be used from several threads."""
 
     def __init__(self) -> None:
+        self.at_work = AtWork()
+        """Those that may be changing the session state."""
         self._answers = 0
         self._saved_seconds = 0.0
         self._saved_usage = Usage()

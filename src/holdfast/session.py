@@ -36,7 +36,6 @@ from holdfast.errors import (
     VersionConflict,
     VersionNotKept,
 )
-from holdfast.frames import AtWork
 from holdfast.live import Live
 from holdfast.merging import Overlap, disputed
 from holdfast.operations import Operation
@@ -128,8 +127,6 @@ class Session:
         self.on_conflict: Policy = "raise"
         self.lease_id = ""
         """Of the lease that the session is held by, if it is."""
-        self.at_work = AtWork()
-        """The steps of its run that may be changing the live state."""
         self.is_exclusive = False
         """Whether nobody else can commit meanwhile, so that there is nothing to be brought together."""
         self.was_released = False

@@ -31,7 +31,7 @@ from holdfast.errors import (
     StorageError,
     StorageUnavailable,
 )
-from holdfast.flights import EntryLease, Flight, flights
+from holdfast.flights import Crossed, EntryLease, Flight, flights, flights_around
 from holdfast.frames import Frame, current_frame, is_parallel
 from holdfast.recorded import Given
 from holdfast.records import Entry
@@ -98,7 +98,8 @@ def in_run(asked: Asked) -> Flow:
 
 def _with_changes(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
     """Compute it, and find out what it changed in the session state: what it gave, and what `changed` says."""
-    asked.turns = Turns(asked.session, frame)
+    assert asked.run is not None
+    asked.turns = Turns(asked.session, asked.run.steps.at_work, frame)
     try:
         yield Store(asked.turns.begin)
         given = yield from computed(asked, frame, lease)
@@ -223,15 +224,22 @@ def _flown(asked: Asked) -> Flow:
     """Compute it, or wait for whoever does."""
     _require_another(asked)
     which = (asked.place, asked.key)
+    around = flights_around()
     began = clock.monotonic()
     while True:
         entry: Entry | None = None
         # Made here, so that whatever interrupts the joining, nobody waits for a flight without a leader.
         own = Flight()
         try:
-            flight = flights.join(asked.storage, which, own)
+            flight = flights.join(asked.storage, which, own, around)
             if flight is own:
                 entry, is_computed = yield from _flying(asked, own, began)
+        except Crossed:
+            raise StepStateError(
+                step=asked.name,
+                what="is being computed already, by code that waits for the step which this was called from",
+                advice="Of steps that call each other, let each call the others with something smaller.",
+            ) from None
         finally:
             flights.land(asked.storage, which, own, entry)
         if flight is own:
@@ -241,9 +249,11 @@ def _flown(asked: Asked) -> Flow:
             given = decoded(asked, entry.result)
             return (yield from _only_computed(asked) if given is None else _hit(asked, entry, given))
         if asked.blocks and flight.thread == threading.get_ident():
-            flights.leave(flight)  # it was left half-way on this thread, and cannot go on before this call returns
+            flights.leave(
+                flight, around
+            )  # it was left half-way on this thread, and cannot go on before this call returns
             return (yield from _only_computed(asked))
-        entry = yield from _waited(asked, flight, began)
+        entry = yield from _waited(asked, flight, around, began)
         if entry is not None and _is_new(asked, entry) and (given := decoded(asked, entry.result)) is not None:
             return (yield from _hit(asked, entry, given))
 
@@ -291,13 +301,13 @@ def _let_go(asked: Asked, lease: EntryLease) -> None:
         warn(f"Others will wait for step {asked.name!r} until its lease ends: {error}")
 
 
-def _waited(asked: Asked, flight: Flight, began: float) -> Flow:
+def _waited(asked: Asked, flight: Flight, around: list[Flight], began: float) -> Flow:
     """Wait for another thread or task of this process; None when it came to nothing."""
     try:
         while not flight.landed.done() and not flight.is_stalled:
             yield Wait(flight.landed, min(LOOK_EVERY, _time_left(asked, began)))
     finally:
-        flights.leave(flight)
+        flights.leave(flight, around)
     return flight.landed.result() if flight.landed.done() else None
 
 
@@ -394,6 +404,7 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     run = asked.run
     asked.tell(RunEvent.step_started)
     frame = Frame(asked.name, run.steps.next_number() if run is not None else 0, asked.key, may_use_state=False)
+    frame.flight = asked.flight
     if run is None:
         return (yield from computed(asked, frame, lease)), frame, True
     given, _, is_known, _ = yield from _with_changes(asked, frame, lease)

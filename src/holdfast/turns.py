@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from holdfast.frames import Frame
+from holdfast.frames import AtWork, Frame
 from holdfast.session import Session
 from holdfast.stored import StoredDocument
 
@@ -26,13 +26,14 @@ class Turns:
 
     Args:
         session: whose state both of them may change.
+        at_work: the steps of its run that go on.
         frame: the step.
     """
 
     mark: StoredDocument
     """The state when the step began."""
 
-    def __init__(self, session: Session, frame: Frame) -> None:
+    def __init__(self, session: Session, at_work: AtWork, frame: Frame) -> None:
         self.by_step = False
         """Whether the step has changed something."""
         self.by_reader = False
@@ -42,6 +43,7 @@ class Turns:
         self.have_begun = False
         """Whether the reader has had a turn."""
         self._session = session
+        self._at_work = at_work
         self._frame = frame
         self._last: StoredDocument
         self._began = time.perf_counter()
@@ -49,21 +51,21 @@ class Turns:
 
     def begin(self) -> None:
         """The step begins."""
-        self._session.at_work.begin(self._frame)
+        self._at_work.begin(self._frame)
         self.mark = self._last = self._session.mark()
 
     def end(self) -> None:
         """The step has ended, and what it changed is known."""
-        self._session.at_work.pause(self._frame)
+        self._at_work.pause(self._frame)
 
     def step_pauses(self) -> None:
         """The step has handed something out: its reader's turn."""
         self.by_step = self._has_changed() or self.by_step
-        self._session.at_work.pause(self._frame)
+        self._at_work.pause(self._frame)
 
     def step_goes_on(self) -> None:
         """The reader wants the next piece."""
-        self._session.at_work.begin(self._frame)
+        self._at_work.begin(self._frame)
         self.have_begun = True
         self.by_reader = self._has_changed() or self.by_reader
 

@@ -161,7 +161,7 @@ class Workflow(Stepping):
         require_state("self.session_state")
         run = current.get()
         if run is not None and run.session is self._session:
-            self._session.at_work.state_is_used()
+            run.steps.at_work.state_is_used()
         return self._session.state
 
     @session_state.setter
