@@ -16,8 +16,8 @@ import click
 
 from holdfast import clock
 from holdfast.cli.asking import confirm
-from holdfast.cli.database import AnyCommand, Database, LocatedEntry, db_option, opened
-from holdfast.cli.exit_status import EntryNotFound
+from holdfast.cli.database import AnyCommand, Database, LocatedEntry, LocatedRun, db_option, opened
+from holdfast.cli.exit_status import EntryNotFound, StepNotFound
 from holdfast.cli.output import (
     cost,
     cut,
@@ -44,6 +44,9 @@ from holdfast.records import Entry
 
 UNLIMITED: Final = 2**62
 """Bytes that are more than there can be."""
+
+NAMES: Final = 20
+"""Names of steps that an error lists."""
 
 SHOWN: Final = 16
 """Digits of a key that are listed; its beginning is enough to name it."""
@@ -225,6 +228,8 @@ def why(run_id: str, step: str | None, db: str | None, user_id: str | None, as_j
     """Say why a run computed its steps, or one STEP: what differs from the nearest result that there was."""
     with opened(db, user_id=user_id) as database:
         located = database.run(run_id)
+        if step is not None:
+            _require_step(located, step)
         found = reasons_of_run(located.storage, located.run)
     found = [(record, reason) for record, reason in found if step in (None, record.name)]
     if as_json:
@@ -251,6 +256,20 @@ def why(run_id: str, step: str | None, db: str | None, user_id: str | None, as_j
             for record, reason in found
         ]
         print_table(["STEP", "NAME", "SCOPE", "WHY", "NEAREST OF RUN"], rows)
+
+
+def _require_step(located: LocatedRun, name: str) -> None:
+    """Refuse the name of a step that the run does not have.
+
+    Raises:
+        StepNotFound: there is none.
+    """
+    run = located.run
+    steps = located.storage.find_steps(run.owner, run.session_id, run.run_id, with_results=False)
+    known = list(dict.fromkeys(step.name for step in steps))
+    if name not in known:
+        listed = ", ".join(map(printable, known[:NAMES])) + (", ..." if len(known) > NAMES else "")
+        raise StepNotFound(run_id=run.run_id, step=name, known=listed or "none")
 
 
 @command.command()
