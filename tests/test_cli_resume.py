@@ -124,7 +124,10 @@ class TestResume:
         result = holdfast("runs", "resume", run_id)
         assert result.exit_code == 1
         assert "ValueError: cannot print tidestides" in result.stderr
-        assert f"run {run_id} failed; holdfast runs show {run_id}" in result.stderr
+        assert result.stderr.splitlines()[-2:] == [
+            f"run {run_id} failed; holdfast runs show {run_id}",
+            f"to go on with it: holdfast runs resume {run_id} blog.py:Blog",
+        ]
         Path("mended").touch()
         ok("runs", "resume", run_id)
         assert as_json("runs", "show", run_id)["attempt"] == 3

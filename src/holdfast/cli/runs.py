@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from holdfast.cli import changes, resuming
+from holdfast.cli import changes, failures, resuming
 from holdfast.cli.database import narrowing_options, opened
 from holdfast.cli.output import (
     cost,
@@ -36,6 +36,7 @@ from holdfast.display import display
 from holdfast.patch import decode_patch
 from holdfast.records import Run, RunStatus, StepRecord
 from holdfast.refused import applied_version
+from holdfast.run_function import may_be_resumed
 
 _COLOURS: Final = {
     RunStatus.waiting: "cyan",
@@ -147,6 +148,8 @@ def show(run_id: str, db: str | None, table: str | None, user_id: str | None, as
         _print_refused(run.refused_patch, run.refused_version, applied)
         if applied is None and run.refused_version is not None:
             click.echo(click.style("apply them: ", bold=True) + apply_command(run, db=database.where, table=table_name))
+    if may_be_resumed(run):
+        click.echo(click.style("go on with it: ", bold=True) + failures.resume_command(run, db))
 
 
 def _print_run(run: Run) -> None:
