@@ -74,6 +74,22 @@ class TestRuns:
         assert [run_id for run_id, is_told in told.items() if is_told] == ["failed", "cancelled", "killed"]
         assert "\ngo on with it: holdfast runs resume failed --db ./holdfast.db\n" in shown["failed"]
 
+    def test_what_a_resumed_run_took_is_not_told_from_the_time_between_its_attempts(
+        self, default_storage: SqlWorkflowStorage
+    ) -> None:
+        writer = Writer(default_storage)
+        for run_id, attempt in (("once", 1), ("again", 3)):
+            run = make_run(run_id=run_id, attempt=attempt, started_at=0.0, ended_at=150.0)
+            default_storage.commit(replace(writer.prepared({}), patch=None, run=run))
+        lines = ok("runs", "list").splitlines()
+        rows = {line.split()[0]: line for line in lines}
+        assert "  2 min 30 s  " in rows["once"]
+        assert "  up to 2 min 30 s  " in rows["again"]
+        assert "took:         2 min 30 s\n" in ok("runs", "show", "once")
+        text = ok("runs", "show", "again")
+        assert "took:         up to 2 min 30 s\n" in text
+        assert "attempt:      3; the time between attempts is in what it took\n" in text
+
     def test_json_has_input_and_output_as_they_are_stored(self) -> None:
         ok("run", "work.py:Echo", "--day", "2026-02-01")
         (run,) = as_json("runs", "list")

@@ -73,9 +73,16 @@ def described(table: str, run: Run) -> dict[str, Any]:
     }
 
 
-def took(run: Run) -> float | None:
-    """Seconds from the start of a run to its end."""
-    return None if run.ended_at is None else run.ended_at - run.started_at
+def took(run: Run) -> str:
+    """How long a run lasted. When the later attempts of one that was resumed began is not recorded.
+
+    >>> from holdfast.testing import make_run
+    >>> took(make_run(started_at=0.0, ended_at=90.0)), took(make_run(started_at=0.0, ended_at=90.0, attempt=2))
+    ('1 min 30 s', 'up to 1 min 30 s')
+    """
+    if run.ended_at is None:
+        return "-"
+    return ("up to " if run.attempt > 1 else "") + duration(run.ended_at - run.started_at)
 
 
 @command.command("list")
@@ -112,7 +119,7 @@ def list_runs(
                 run.session_id,
                 run.workflow,
                 moment(run.started_at),
-                duration(took(run)),
+                took(run),
                 tokens(run.usage),
                 cost(run.usage.cost),
             ]
@@ -160,13 +167,13 @@ def _print_run(run: Run) -> None:
             "user": run.owner or "-",
             "workflow": run.workflow,
             "started": moment(run.started_at),
-            "took": duration(took(run)),
+            "took": took(run),
             "used": f"{run.usage.requests} requests, {run.usage.input_tokens:,} tokens in, "
             f"{run.usage.output_tokens:,} out",
             "cost": spending(run.usage, run.savings),
             "from version": str(run.base_version),
         }
-        | ({"attempt": str(run.attempt)} if run.attempt > 1 else {})
+        | ({"attempt": f"{run.attempt}; the time between attempts is in what it took"} if run.attempt > 1 else {})
     )
     click.echo(click.style("status: ", bold=True) + click.style(run.status, fg=_COLOURS[run.status]))
     for title, data in (("input", run.input), ("output", run.output)):
