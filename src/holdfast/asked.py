@@ -87,6 +87,11 @@ class Asked:
     since: float = 0.0
     """When the newest entry was stored that is not to be used: only a later one answers it. As the storage tells the
     time; this machine's clock may go ahead of that or behind."""
+    refreshed_at: float | None = None
+    """When it was asked for that it be computed anew, in monotonic seconds: no execution that had begun before answers
+    it. None if any does."""
+    passes_over: bool = False
+    """Whether the next entry that another process stores is not to be used: who knows when that had begun."""
     blocks: bool = True
     """Whether its thread does nothing else while it waits."""
     value: Any = None
