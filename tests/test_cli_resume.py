@@ -203,7 +203,10 @@ class TestControls:
     def test_a_run_can_be_told_what_it_may_do_with_kept_results(self) -> None:
         blog()
         tides = ("blog.py:Blog", "--topic", "tides", "--session-id", "s")
-        assert holdfast("run", *tides, "--only-if-cached").exit_code == 3
+        missed = holdfast("run", *tides, "--only-if-cached")
+        assert missed.exit_code == 3
+        assert "step 'outline' for topic (str of 5) and words (int) is not in the cache" in missed.stderr
+        assert '\n  topic: "tides"\n  words: 2\n' in missed.stderr
         assert calls() == ["fetch"]
         assert "saved" not in holdfast("run", *tides).stderr
         assert "spent $0 · saved $0 and " in holdfast("run", *tides).stderr

@@ -70,6 +70,8 @@ class Asked:
     """Whether only a call tells whether the function streams, or is to be awaited."""
     streams: bool
     """Whether the caller wants what it yields."""
+    is_method: bool
+    """Whether its first argument is the workflow."""
     shows: Callable[[Any], bool] | None = None
     """Which of the recorded pieces its caller wants; None for all."""
     began: float = field(default_factory=clock.now)
@@ -125,6 +127,10 @@ class Asked:
     def parts(self) -> bytes:
         """What the key is made of, as it is recorded."""
         return parts_of(self.told)
+
+    def arguments(self) -> dict[str, Any]:
+        """What it is given, by name, but for what does not count."""
+        return self.step.arguments(self.args, self.kwargs, is_method=self.is_method)
 
     @contextmanager
     def scoped(self, frame: Frame) -> Iterator[None]:

@@ -148,7 +148,7 @@ def for_others(asked: Asked) -> Flow:
             return (yield from _hit(asked, entry, given))
         asked.since = entry.created_at
     if not control.computes:
-        raise CacheMiss(step=asked.name)
+        raise CacheMiss(step=asked.name, arguments=asked.arguments())
     if asked.is_down or not control.writes:
         return (yield from _only_computed(asked))
     if not control.reads:

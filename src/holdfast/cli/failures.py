@@ -20,8 +20,10 @@ import click
 
 from holdfast.cli.database import shown
 from holdfast.cli.exit_status import FAILED, exit_status
-from holdfast.cli.output import note, printable
-from holdfast.errors import HoldfastError, StorageError
+from holdfast.cli.output import brief, note, printable
+from holdfast.codec import encode_or_mark
+from holdfast.display import display
+from holdfast.errors import CacheMiss, HoldfastError, StorageError
 from holdfast.run_function import may_be_resumed
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 MAX_LINES: Final = 25
 """Lines of a traceback, unless all of it is asked for."""
+
+MAX_WIDTH: Final = 60
+"""Characters of an argument."""
 
 _OUR_NOTE: Final = "Holdfast"
 _RAISING: Final = ("holdfast", "pydantic_ai", "pydantic_graph")
@@ -108,7 +113,8 @@ def lines(error: BaseException, *, whole: bool = False) -> list[str]:
         return "".join(traceback.format_exception(error)).splitlines()
     notes = [str(note) for note in getattr(error, "__notes__", ())]
     if isinstance(error, HoldfastError):
-        return [f"Error: {error}", *notes]
+        given = _given(error) if isinstance(error, CacheMiss) else ()
+        return [f"Error: {error}", *given, *notes]
     if any(note.startswith(_OUR_NOTE) for note in notes):
         return [f"{type(error).__name__}: {error}", *notes]
     told = traceback.TracebackException.from_exception(error)
@@ -119,6 +125,12 @@ def lines(error: BaseException, *, whole: bool = False) -> list[str]:
         return found
     left_out = len(found) - MAX_LINES
     return [f"... {left_out} lines are left out; --traceback shows them", *found[-MAX_LINES:]]
+
+
+def _given(error: CacheMiss) -> Iterator[str]:
+    """What a step was given, as it is shown of a run: the message has no values, for logs are read by others."""
+    for name, value in error.arguments.items():
+        yield f"  {name}: {brief(display(encode_or_mark(value)), MAX_WIDTH)}"
 
 
 def _chain(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
