@@ -16,6 +16,7 @@ import click
 
 from holdfast import clock
 from holdfast.cli.asking import confirm
+from holdfast.cli.calls import names, parts_of
 from holdfast.cli.database import AnyCommand, Database, LocatedEntry, LocatedRun, db_option, opened
 from holdfast.cli.exit_status import EntryNotFound, StepNotFound
 from holdfast.cli.output import (
@@ -85,6 +86,7 @@ def described(entry: Entry) -> dict[str, Any]:
     return {
         "key": entry.key.hex(),
         "step": entry.step,
+        "parts": parts_of(entry),
         "scope": entry.scope,
         "workflow": entry.workflow,
         "user_id": entry.place.owner or None,
@@ -119,14 +121,14 @@ def list_entries(*, where: dict[str, Any], which: dict[str, Any], limit: int, as
     else:
         titles = ["KEY", "STEP", "SCOPE", "WORKFLOW", "USER", "COMPUTED", "EXPIRES", "SIZE", "HITS", "TOOK", "COST"]
         now = clock.now()
-        print_table(titles, [_row(entry, now) for entry in found])
+        print_table(titles, [_row(entry, name, now) for entry, name in zip(found, names(found), strict=True)])
         note(_summary([located.entry for located in known]))
 
 
-def _row(entry: Entry, now: float) -> list[str]:
+def _row(entry: Entry, name: str, now: float) -> list[str]:
     return [
         entry.key.hex()[:SHOWN],
-        entry.step,
+        name,
         entry.scope + (" (shared)" if entry.is_shared else ""),
         entry.workflow,
         entry.place.owner or "-",
@@ -165,7 +167,7 @@ def show(key: str, db: str | None, user_id: str | None, as_json: bool) -> None:
     if entry is None or entry.result is None:  # it went just now
         raise EntryNotFound(key=key, where=database.where)
     if as_json:
-        print_exact(described(entry) | {"parts": encoded(entry.parts), "result": encoded(entry.result)})
+        print_exact(described(entry) | {"result": encoded(entry.result)})
         return
     now = clock.now()
     print_facts(
@@ -228,9 +230,10 @@ def why(run_id: str, step: str | None, db: str | None, user_id: str | None, as_j
     """Say why a run computed its steps, or one STEP: what differs from the nearest result that there was."""
     with opened(db, user_id=user_id) as database:
         located = database.run(run_id)
+        run = located.run
         if step is not None:
             _require_step(located, step)
-        found = reasons_of_run(located.storage, located.run)
+        found = reasons_of_run(located.storage, run)
     found = [(record, reason) for record, reason in found if step in (None, record.name)]
     if as_json:
         print_json(
@@ -252,8 +255,8 @@ def why(run_id: str, step: str | None, db: str | None, user_id: str | None, as_j
         note(f"the run computed no step{of} that is kept for later runs")
     else:
         rows = [
-            [str(record.number), record.name, record.scope, reason.text, reason.run_id or "-"]
-            for record, reason in found
+            [str(record.number), name, record.scope, reason.text, reason.run_id or "-"]
+            for (record, reason), name in zip(found, names([record for record, _ in found], run), strict=True)
         ]
         print_table(["STEP", "NAME", "SCOPE", "WHY", "NEAREST OF RUN"], rows)
 

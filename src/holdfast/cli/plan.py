@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from holdfast.cli import failures
+from holdfast.cli.calls import names
 from holdfast.cli.database import DEFAULT_TABLE, opened
 from holdfast.cli.output import (
     cost,
@@ -104,7 +105,7 @@ def _print(found: Plan) -> None:
         return
     rows = [
         [
-            ("  " if each.record.within else "") + each.record.name,
+            ("  " if each.record.within else "") + name,
             each.record.scope,
             each.verdict,
             duration(each.record.seconds),
@@ -112,7 +113,7 @@ def _print(found: Plan) -> None:
             cost(each.record.usage.cost),
             each.reason,
         ]
-        for each in found.steps
+        for each, name in zip(found.steps, names([each.record for each in found.steps], run), strict=True)
     ]
     print_table(["STEP", "SCOPE", "WOULD BE", "TOOK", "TOKENS", "COST", "WHY"], rows)
     unknown = found.cost("unknown")

@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 from holdfast.cli import changes, failures, resuming
+from holdfast.cli.calls import names, parts_of
 from holdfast.cli.database import narrowing_options, opened
 from holdfast.cli.output import (
     cost,
@@ -150,7 +151,8 @@ def show(run_id: str, db: str | None, table: str | None, user_id: str | None, as
     _print_run(run)
     if steps:
         click.secho("steps:", bold=True)
-        print_table(["  STEP", "SCOPE", "", "TOOK", "TOKENS", "COST"], [_step_row(step) for step in steps])
+        rows = [_step_row(*each) for each in zip(steps, names(steps, run), strict=True)]
+        print_table(["  STEP", "SCOPE", "", "TOOK", "TOKENS", "COST"], rows)
     if run.refused_patch is not None:
         _print_refused(run.refused_patch, run.refused_version, applied)
         if applied is None and run.refused_version is not None:
@@ -193,6 +195,7 @@ def step_json(step: StepRecord) -> dict[str, Any]:
         "name": step.name,
         "scope": step.scope,
         "key": step.key.hex(),
+        "parts": parts_of(step),
         "within": step.within or None,
         "hit": step.is_hit,
         "started_at": step.started_at,
@@ -201,10 +204,10 @@ def step_json(step: StepRecord) -> dict[str, Any]:
     }
 
 
-def _step_row(step: StepRecord) -> list[str]:
+def _step_row(step: StepRecord, name: str) -> list[str]:
     inset = "    " if step.within else "  "
     how = "hit" if step.is_hit else "computed"
-    return [inset + step.name, step.scope, how, duration(step.seconds), tokens(step.usage), cost(step.usage.cost)]
+    return [inset + name, step.scope, how, duration(step.seconds), tokens(step.usage), cost(step.usage.cost)]
 
 
 def _print_refused(refused: bytes, version: int | None, applied: int | None) -> None:
