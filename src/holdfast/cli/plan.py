@@ -91,6 +91,7 @@ def described(found: Plan | None) -> dict[str, Any]:
         "run_id": found.run.run_id,
         "session_id": found.run.session_id,
         "steps": steps,
+        "hiding": list(found.hiding),
         "spends": {"seconds": known.seconds, "usage": usage_json(known.usage)},
         "may_spend": {"seconds": unknown.seconds, "usage": usage_json(unknown.usage)},
         "saves": {"seconds": saved.seconds, "usage": usage_json(saved.usage)},
@@ -119,6 +120,9 @@ def _print(found: Plan) -> None:
     unknown = found.cost("unknown")
     known, saved = found.cost("miss", "runs"), found.cost("hit")
     click.echo(f"as of last time: {spending(known.usage, saved)}" + _possibly(unknown.hits, unknown.usage))
+    if found.hiding:
+        listed = ", ".join(f"`{printable(name)}`" for name in found.hiding)
+        note(f"give {listed} a cache= beyond its run, and plans look through it")
 
 
 def _possibly(steps: int, usage: Usage) -> str:
