@@ -40,6 +40,7 @@ LAYERS = [
     "holdfast.cli.failures",
     "holdfast.cli.database",
     "holdfast.cli.exit_status",
+    "holdfast.cli.calls",
     "holdfast.cli.output",
     # the example, and the public names
     "holdfast.blog_post_generator",

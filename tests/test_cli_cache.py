@@ -165,8 +165,27 @@ class TestWhy:
         result = holdfast("cache", "why", run["run_id"])
         assert "the run computed no step that is kept" in result.stderr
         assert result.stdout == ""
-        assert "no step named write" in holdfast("cache", "why", run["run_id"], "write").stderr
         assert holdfast("cache", "why", "nothing").exit_code == 3
+
+    def test_a_step_that_the_run_does_not_have_is_not_found(self) -> None:
+        blog()
+        ok("run", "work.py:Slow", "--session-id", "none")
+        ok("run", "blog.py:Blog", "--topic", "tides", "--session-id", "s")
+        second, first = (run["run_id"] for run in as_json("runs", "list"))
+        result = holdfast("cache", "why", second[:10], "nosuch\x1b")
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert f"Run '{second}' has no step 'nosuch\\x1b'. It has: fetch, outline, count, write, " in result.stderr
+        assert "It has: none." in holdfast("cache", "why", first, "write").stderr
+
+    def test_a_step_that_was_answered_or_is_not_kept_needs_no_reason(self) -> None:
+        blog()
+        for _ in range(2):
+            ok("run", "blog.py:Blog", "--topic", "tides", "--session-id", "s")
+        run_id = as_json("runs", "list")[0]["run_id"]
+        for name in ("fetch", "write"):
+            result = holdfast("cache", "why", run_id, name)
+            assert result.exit_code == 0
+            assert f"the run computed no step named {name} that is kept for later runs" in result.stderr
 
 
 class TestPrune:

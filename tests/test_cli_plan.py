@@ -98,6 +98,27 @@ class TestCommand:
         assert (found["outline"], found["write"], found["writer"]) == ("miss", "unknown", "unknown")
         assert "2 unknown step(s) for $0" in ok("plan", *TIDES)
 
+    def test_what_is_unknown_names_what_it_may_depend_on(self) -> None:
+        blog("outline = self.outline(topic)", "outline = self.outline(self.fetch(fetched))")
+        ok("run", *TIDES, "--session-id", "s")
+        found = reasons(*TIDES)
+        assert found["outline"] == "may depend on `fetch` (kept for its run only)"
+        assert found["write"] == "may depend on `fetch`, `count` (kept for its run only)"
+        said = holdfast("plan", *TIDES).stderr
+        assert "give `fetch` a cache= beyond its run, and plans look through it" in said
+        blog('STYLE = "plain"', 'STYLE = "fine"')
+        ok("run", *TIDES, "--session-id", "s")
+        blog('STYLE = "plain"', 'STYLE = "third"')
+        assert reasons(*TIDES)["write"] == (
+            "may depend on `fetch`, `count` (kept for its run only), `outline` (computed anew)"
+        )
+
+    def test_nothing_is_advised_where_plans_look_through_everything(self) -> None:
+        blog()
+        ok("run", *TIDES, "--session-id", "s")
+        assert "cache=" not in holdfast("plan", *TIDES).stderr
+        assert as_json("plan", *TIDES)["hiding"] == []
+
     def test_taking_an_edit_back_hits_again(self) -> None:
         blog()
         ok("run", *TIDES, "--session-id", "s")

@@ -124,7 +124,10 @@ class TestResume:
         result = holdfast("runs", "resume", run_id)
         assert result.exit_code == 1
         assert "ValueError: cannot print tidestides" in result.stderr
-        assert f"run {run_id} failed; holdfast runs show {run_id}" in result.stderr
+        assert result.stderr.splitlines()[-2:] == [
+            f"run {run_id} failed; holdfast runs show {run_id}",
+            f"to go on with it: holdfast runs resume {run_id} blog.py:Blog",
+        ]
         Path("mended").touch()
         ok("runs", "resume", run_id)
         assert as_json("runs", "show", run_id)["attempt"] == 3
@@ -200,7 +203,10 @@ class TestControls:
     def test_a_run_can_be_told_what_it_may_do_with_kept_results(self) -> None:
         blog()
         tides = ("blog.py:Blog", "--topic", "tides", "--session-id", "s")
-        assert holdfast("run", *tides, "--only-if-cached").exit_code == 3
+        missed = holdfast("run", *tides, "--only-if-cached")
+        assert missed.exit_code == 3
+        assert "step 'outline' for topic (str of 5) and words (int) is not in the cache" in missed.stderr
+        assert '\n  topic: "tides"\n  words: 2\n' in missed.stderr
         assert calls() == ["fetch"]
         assert "saved" not in holdfast("run", *tides).stderr
         assert "spent $0 · saved $0 and " in holdfast("run", *tides).stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -175,9 +176,10 @@ class TestRun:
         assert as_json("sessions", "show", "s")["state"] == {"begun": True}
         (run,) = as_json("runs", "list")
         assert run["status"] == "cancelled"
-        assert said.splitlines()[-2:] == [
+        assert said.splitlines()[-3:] == [
             "cancelled by Ctrl-C; session s is saved at version 1",
             f"run {run['run_id']} cancelled; holdfast runs show {run['run_id']}",
+            f"to go on with it: holdfast runs resume {run['run_id']} work.py:Waits",
         ]
 
     @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
@@ -214,18 +216,36 @@ class TestFailures:
         assert result.exit_code == 1
         return result.stderr.splitlines()[2:]
 
-    def test_the_last_line_names_the_run(self) -> None:
+    def test_the_last_lines_name_the_run_and_what_goes_on_with_it(self) -> None:
         for words, db in (([], ""), (["--db", "my notes.db"], " --db 'my notes.db'")):
-            last = self.told("work.py:Fails", *words)[-1]
+            last = self.told("work.py:Fails", *words)[-2:]
             (run,) = as_json("runs", "list", *words)
-            assert last == f"run {run['run_id']} failed; holdfast runs show {run['run_id']}{db}"
+            assert last == [
+                f"run {run['run_id']} failed; holdfast runs show {run['run_id']}{db}",
+                f"to go on with it: holdfast runs resume {run['run_id']} work.py:Fails{db}",
+            ]
+
+    def test_what_is_said_to_go_on_with_a_run_does_so(self, here: Path) -> None:
+        words = shlex.split(self.told("work.py:Fails", "--db", "my notes.db")[-1].partition(": holdfast ")[2])
+        text = (here / "work.py").read_text(encoding="utf-8")
+        (here / "work.py").write_text(text.replace('raise ValueError("the oven is cold")', "pass"), encoding="utf-8")
+        ok(*words)
+        assert [run["status"] for run in as_json("runs", "list", "--db", "my notes.db")] == ["completed"]
+
+    def test_of_a_run_that_cannot_be_resumed_nothing_is_said_to_go_on_with_it(self, here: Path) -> None:
+        with (here / "work.py").open("a", encoding="utf-8") as file:
+            file.write("class Forgetful(Workflow):\n    def run(self, lock=object()) -> None:\n        1 / 0\n")
+        said = self.told("work.py:Forgetful")
+        (run,) = as_json("runs", "list")
+        assert said[-1] == f"run {run['run_id']} failed; holdfast runs show {run['run_id']}"
+        assert "runs resume" not in ok("runs", "show", run["run_id"])
 
     def test_a_traceback_has_the_users_frames_only(self) -> None:
         lines = self.told("work.py:Fails")
         files = [line for line in lines if line.startswith("  File ")]
         assert len(files) == 1
         assert "work.py" in files[0]
-        assert lines[-2] == "ValueError: the oven is cold"
+        assert lines[-3] == "ValueError: the oven is cold"
         whole = self.told("--traceback", "work.py:Fails")
         assert any("drivers.py" in line for line in whole)
 
@@ -234,18 +254,18 @@ class TestFailures:
         files = [line for line in lines if line.startswith("  File ")]
         assert len(files) == 2
         assert all("work.py" in file for file in files)
-        assert lines[-2] == "ValueError: the library is closed"
+        assert lines[-3] == "ValueError: the library is closed"
 
     def test_an_error_with_a_note_of_ours_has_no_traceback(self) -> None:
         lines = self.told("work.py:Explained")
-        assert lines[:-1] == ["ValueError: 401", "Holdfast: the server refused the key."]
+        assert lines[:-2] == ["ValueError: 401", "Holdfast: the server refused the key."]
         assert "Traceback (most recent call last):" in self.told("--traceback", "work.py:Explained")
 
     def test_a_long_traceback_is_cut_in_front(self) -> None:
         lines = self.told("work.py:Deep", "--depth", "40")
         assert lines[0].endswith("lines are left out; --traceback shows them")
-        assert len(lines) == 1 + 25 + 1
-        assert lines[-2] == "ValueError: too deep"
+        assert len(lines) == 1 + 25 + 2
+        assert lines[-3] == "ValueError: too deep"
         assert "KeyError: 'nothing'" in lines
 
     def test_an_error_of_the_framework_itself_keeps_all_frames(self) -> None:
@@ -268,7 +288,7 @@ class TestFailures:
         result = holdfast("run", "work.py:Unstorable", "--session-id", "s")
         (run,) = as_json("runs", "list")
         assert "Traceback" not in result.stderr
-        assert result.stderr.splitlines()[-1] == f"run {run['run_id']} failed; holdfast runs show {run['run_id']}"
+        assert result.stderr.splitlines()[-2] == f"run {run['run_id']} failed; holdfast runs show {run['run_id']}"
         assert "Traceback" in holdfast("run", "--traceback", "work.py:Unstorable").stderr
 
     def test_a_run_that_was_never_recorded_is_not_named(self) -> None:
@@ -295,8 +315,8 @@ class TestStorage:
         assert [found["session_id"] for found in as_json("sessions", "list", "--db", "other.db")] == ["s"]
 
     def test_a_failure_names_the_declared_database(self, here: Path) -> None:
-        last = holdfast("run", "work.py:Declares", "--fail").stderr.splitlines()[-1]
-        assert last.endswith(f"--db {here / 'declared.db'}")
+        for line in holdfast("run", "work.py:Declares", "--fail").stderr.splitlines()[-2:]:
+            assert line.endswith(f"--db {here / 'declared.db'}")
 
     def test_a_storage_in_memory_cannot_be_looked_at(self, here: Path) -> None:
         with (here / "work.py").open("a", encoding="utf-8") as file:

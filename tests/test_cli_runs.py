@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from cli import Plain, as_json, holdfast, keep, ok
 from holdfast import clock
+from holdfast.records import RunStatus
 from holdfast.storage.sql import SqlWorkflowStorage
+from holdfast.testing import Writer, make_run
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -50,6 +53,42 @@ class TestRuns:
         assert result.exit_code == 2
         assert "3 runs have ids that begin with 'a': ab, abd2, abc1" in result.stderr
         assert holdfast("runs", "show", "").exit_code == 3
+
+    def test_one_that_did_not_end_well_shows_the_command_that_goes_on_with_it(
+        self, default_storage: SqlWorkflowStorage
+    ) -> None:
+        writer = Writer(default_storage)
+        how = {
+            "done": (RunStatus.completed, "alive"),
+            "goes-on": (RunStatus.running, "alive"),
+            "failed": (RunStatus.failed, "alive"),
+            "cancelled": (RunStatus.cancelled, "alive"),
+            "killed": (RunStatus.running, "dead"),
+        }
+        for run_id, (status, process_id) in how.items():
+            run = make_run(status=status, input=b"{}", run_id=run_id, process_id=process_id)
+            default_storage.commit(replace(writer.prepared({}), patch=None, run=run))
+        default_storage.beat("dead", stopped=True)
+        shown = {run_id: ok("runs", "show", run_id, "--db", "./holdfast.db") for run_id in how}
+        told = {run_id: "go on with it" in text for run_id, text in shown.items()}
+        assert [run_id for run_id, is_told in told.items() if is_told] == ["failed", "cancelled", "killed"]
+        assert "\ngo on with it: holdfast runs resume failed --db ./holdfast.db\n" in shown["failed"]
+
+    def test_what_a_resumed_run_took_is_not_told_from_the_time_between_its_attempts(
+        self, default_storage: SqlWorkflowStorage
+    ) -> None:
+        writer = Writer(default_storage)
+        for run_id, attempt in (("once", 1), ("again", 3)):
+            run = make_run(run_id=run_id, attempt=attempt, started_at=0.0, ended_at=150.0)
+            default_storage.commit(replace(writer.prepared({}), patch=None, run=run))
+        lines = ok("runs", "list").splitlines()
+        rows = {line.split()[0]: line for line in lines}
+        assert "  2 min 30 s  " in rows["once"]
+        assert "  up to 2 min 30 s  " in rows["again"]
+        assert "took:         2 min 30 s\n" in ok("runs", "show", "once")
+        text = ok("runs", "show", "again")
+        assert "took:         up to 2 min 30 s\n" in text
+        assert "attempt:      3; the time between attempts is in what it took\n" in text
 
     def test_json_has_input_and_output_as_they_are_stored(self) -> None:
         ok("run", "work.py:Echo", "--day", "2026-02-01")

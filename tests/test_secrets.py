@@ -3,7 +3,8 @@
 A canary stands wherever a value can stand, and a long list of things goes wrong. Exempt are:
 - what user code raises, with whatever it says; it is recorded with its run as it is;
 - names: plain keys, ids, files and classes are shown, for an error that does not say where is of no use;
-- the attribute `patch` of `StateConflict` and `SessionDeleted`, which holds what was refused.
+- the attribute `patch` of `StateConflict` and `SessionDeleted`, which holds what was refused;
+- the attribute `arguments` of `CacheMiss`, which holds what the step was given.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from typing import Any
 import pytest
 
 from cli import holdfast, packaged
-from holdfast import Agent
+from holdfast import Agent, step
 from holdfast.cli.transfer import parse
 from holdfast.encoding import Encoding
-from holdfast.errors import HoldfastError, SessionDeleted, StateConflict
+from holdfast.errors import CacheMiss, HoldfastError, SessionDeleted, StateConflict
 from holdfast.session import Session
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
@@ -156,6 +157,7 @@ class Raised:
             told = "".join(chained(error))
             # What was refused, and both sides of a conflict, are told there and nowhere else.
             told_there = {"patch", "facts", "base", "ours", "theirs"} if isinstance(error, StateConflict) else {"patch"}
+            told_there |= {"arguments", "facts"} if isinstance(error, CacheMiss) else set()
             attributes = {name: value for name, value in vars(error).items() if name not in told_there}
             for text in (told, repr(error), repr(error.args), repr(attributes), str(pickle.dumps((told, attributes)))):
                 if CANARY in text:
@@ -236,6 +238,21 @@ def test_a_conflict_tells_only_in_its_patch_what_was_refused(raised: Raised, sto
     assert isinstance(deleted, SessionDeleted)
     assert CANARY.encode() in (conflict.patch or b"")
     assert CANARY.encode() in (deleted.patch or b"")
+    assert raised.leaks() == []
+
+
+def test_a_result_that_is_not_kept_is_told_without_what_it_is_of(raised: Raised, storage: Storage) -> None:
+    class Asking(Workflow):
+        @step(cache="session")
+        def ask(self, question: str, more: dict[str, str]) -> None: ...
+
+        def run(self, question: str) -> None:
+            self.ask(question, {question: question})
+
+    raised.call(lambda: Asking(session_id="s", storage=storage).run(CANARY, only_if_cached=True))
+    (error,) = raised.errors
+    assert isinstance(error, CacheMiss)
+    assert error.arguments == {"question": CANARY, "more": {CANARY: CANARY}}
     assert raised.leaks() == []
 
 

@@ -862,6 +862,76 @@ def test_of_many_who_refresh_at_the_same_time_one_computes_at_a_time_and_nobody_
     assert Numbered(session_id="s", storage=storage).run().content == before + 1
 
 
+class Begun(Workflow):
+    """A step that goes on when it is told to, the first time."""
+
+    @step(cache="session", ignore=["self"])
+    def number(self) -> int:
+        computed.append("began")
+        number = len(computed)
+        if number == 1:
+            going.wait(10)
+        return number
+
+    def run(self) -> int:
+        return self.number()
+
+
+class AwaitedBegun(Workflow):
+    @step(cache="session", ignore=["self"])
+    async def number(self) -> int:
+        computed.append("began")
+        number = len(computed)
+        if number == 1:
+            await later(going.is_set)
+        return number
+
+    async def run(self) -> int:
+        return await self.number()
+
+
+@pytest.mark.parametrize("cls", [Begun, AwaitedBegun], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("is_beside", [False, True], ids=["in one process", "beside another"])
+def test_who_refreshes_does_not_take_what_had_begun_before(
+    cls: type[Workflow], is_beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going.clear()
+    asks: list[float | None] = []
+    ask = flights.EntryLease.ask
+    monkeypatch.setattr(flights.EntryLease, "ask", lambda lease, unless: asks.append(unless) or ask(lease, unless))
+    with ExitStack() as stack:
+        storage = stack.enter_context(closing(SqlWorkflowStorage(db_file=tmp_path / "a.db")))
+        other = stack.enter_context(closing(SqlWorkflowStorage(db_file=tmp_path / "a.db"))) if is_beside else storage
+        pool = stack.enter_context(ThreadPoolExecutor(4))
+        leader = pool.submit(answer, cls, other)
+        until(lambda: computed)
+        began = len(asks)
+        refreshing = [pool.submit(answer, cls, storage, refresh=True) for _ in range(3)]
+        until(lambda: waiting(storage) == (2 if is_beside else 3) and (not is_beside or len(asks) > began))
+        going.set()
+        assert leader.result(10) == 1
+        assert {each.result(10) for each in refreshing} <= {2, 3}
+        assert len(computed) <= 3
+        assert answer(cls, storage) == len(computed)
+
+
+def test_those_whose_runs_refresh_share_what_begins_after_they_did(storage: Storage) -> None:
+    """The execution of one of them is new enough for the others, that began before it."""
+    barrier = threading.Barrier(4)
+
+    class Together(Plain):
+        name = "Plain"
+
+        def run(self, topic: str) -> Any:
+            barrier.wait(10)
+            return self.find(topic)
+
+    assert answer(Plain, storage, "a")
+    computed.clear()
+    together(*[partial(answer, Together, storage, "a", refresh=True)] * 4)
+    assert computed == ["a"]
+
+
 def test_who_refreshes_does_not_take_what_a_leader_found_that_had_waited_for_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 import time
 import warnings
@@ -1090,6 +1091,31 @@ def test_the_options_of_a_run_say_what_it_may_use(storage: Storage) -> None:
     assert numbered(storage) == 4
     with pytest.raises(InvalidInput):
         numbered(storage, only_if_cached=True, refresh=True)
+
+
+def test_a_miss_says_what_the_step_was_given_without_its_values(storage: Storage) -> None:
+    class Asking(Workflow):
+        @step(cache="session", ignore=["client"])
+        def look_up(self, topic: str, *, words: int = 3, client: Any = None) -> str:
+            return topic * words
+
+        @step(cache="session")
+        def bare(self) -> int:
+            return 1
+
+        def run(self, topics: list[str]) -> list[str]:
+            return [self.look_up(topic, client=object()) for topic in topics] or [str(self.bare())]
+
+    Asking(session_id="s", storage=storage).run(["tides"])
+    with pytest.raises(CacheMiss) as caught:
+        Asking(session_id="s", storage=storage).run(["tides", "waves-and-wind"], only_if_cached=True)
+    assert (caught.value.step, caught.value.arguments) == ("look_up", {"topic": "waves-and-wind", "words": 3})
+    assert "step 'look_up' for topic (str of 14) and words (int) is not in the cache" in str(caught.value)
+    assert "waves" not in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.arguments) == (str(caught.value), caught.value.arguments)
+    with pytest.raises(CacheMiss, match="step 'bare' for no arguments is not in the cache"):
+        Asking(session_id="s", storage=storage).run([], only_if_cached=True)
 
 
 def test_a_parameter_of_run_with_that_name_says_it_as_well(storage: Storage) -> None:

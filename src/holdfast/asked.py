@@ -70,6 +70,8 @@ class Asked:
     """Whether only a call tells whether the function streams, or is to be awaited."""
     streams: bool
     """Whether the caller wants what it yields."""
+    is_method: bool
+    """Whether its first argument is the workflow."""
     shows: Callable[[Any], bool] | None = None
     """Which of the recorded pieces its caller wants; None for all."""
     began: float = field(default_factory=clock.now)
@@ -87,6 +89,11 @@ class Asked:
     since: float = 0.0
     """When the newest entry was stored that is not to be used: only a later one answers it. As the storage tells the
     time; this machine's clock may go ahead of that or behind."""
+    refreshed_at: float | None = None
+    """When it was asked for that it be computed anew, in monotonic seconds: no execution that had begun before answers
+    it. None if any does."""
+    passes_over: bool = False
+    """Whether the next entry that another process stores is not to be used: who knows when that had begun."""
     blocks: bool = True
     """Whether its thread does nothing else while it waits."""
     value: Any = None
@@ -120,6 +127,10 @@ class Asked:
     def parts(self) -> bytes:
         """What the key is made of, as it is recorded."""
         return parts_of(self.told)
+
+    def arguments(self) -> dict[str, Any]:
+        """What it is given, by name, but for what does not count."""
+        return self.step.arguments(self.args, self.kwargs, is_method=self.is_method)
 
     @contextmanager
     def scoped(self, frame: Frame) -> Iterator[None]:

@@ -142,23 +142,32 @@ class Step:
             StepKeyError: one of them has no identity.
             TypeError: they do not fit.
         """
-        name, key, ignore = self.options.name, self.options.key, self.options.ignore
+        name, key = self.options.name, self.options.key
         if key is not None:
             told = key(*(args[1:] if is_method else args), **kwargs)
             return {"key": digest(told, "what key= returned", name)}
+        given = self.arguments(args, kwargs, is_method=is_method)
+        if self.agent is not None and given.get("history") is not None:
+            given["history"] = messages_from(given["history"])  # of a response only the content would count
+        parts = {}
+        for parameter, value in given.items():
+            label = "argument " + parameter
+            parts[label] = digest(value, label, name)
+        return parts
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool) -> dict[str, Any]:
+        """Its arguments by name, but for those that are to be ignored.
+
+        Raises:
+            TypeError: they do not fit.
+        """
         skipped = int(is_method)
         parameters = self._parameters.get(skipped)
         if parameters is None:
             parameters = self._parameters[skipped] = Parameters(self.function, skipped=skipped)
         given = parameters.given(args[skipped:], kwargs)
-        if self.agent is not None and given.get("history") is not None:
-            given["history"] = messages_from(given["history"])  # of a response only the content would count
-        parts = {}
-        for parameter, value in given.items():
-            if parameter not in ignore:
-                label = "argument " + parameter
-                parts[label] = digest(value, label, name)
-        return parts
+        ignore = self.options.ignore
+        return {name: given[name] for name in parameters.names if name in given and name not in ignore}
 
     def timely(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
         """What computes it, in time or not at all."""

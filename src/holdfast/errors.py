@@ -187,7 +187,25 @@ class StepBusy(StepError):
 
 
 class CacheMiss(StepError):
-    """The result of step {step!r} is not in the cache, and it was to be taken from there only."""
+    """The result of step {step!r} for {given} is not in the cache, and it was to be taken from there only. This error
+    has the values as `arguments`."""
+
+    step: str
+    arguments: dict[str, Any]
+    """By name, those that count; no part of the message."""
+
+    def __init__(self, *, step: str, arguments: dict[str, Any]) -> None:
+        told = [f"{name} ({_type_and_size(value)})" for name, value in arguments.items()]
+        given = " and ".join([", ".join(told[:-1]), *told[-1:]] if told[1:] else told) or "no arguments"
+        super().__init__(step=step, arguments=arguments, given=given)
+
+
+def _type_and_size(value: Any) -> str:
+    kind = type(value)
+    return f"{kind.__name__} of {len(value)}" if kind in _SIZED else kind.__name__
+
+
+_SIZED = (str, bytes, list, tuple, dict, set, frozenset)
 
 
 class AgentError(HoldfastError):

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast.records import CODE_LABELS, Entry, Run, StepRecord
+from holdfast.records import CODE_LABELS, INPUT_LABELS, Entry, Run, StepRecord
 from holdfast.storage.base import Storage
 
 __all__ = ["Earlier", "Reason", "ago", "earlier_of", "in_order", "reason", "reasons_of_run", "recorded_parts"]
@@ -28,9 +28,6 @@ MOST_RUNS: Final = 50
 
 MOST_SAID: Final = 4
 """Differing parts that are named."""
-
-_INPUTS: Final = ("argument ", "variable ", "key", "depends")
-"""How the labels of parts begin that are no code, and so differ instead of having changed."""
 
 _NAMES: Final = {"key": "what `key=` returned", "depends": "what `depends=` returned", "version": "the version"}
 
@@ -114,7 +111,7 @@ def reason(parts: Mapping[str, str], earlier: Iterable[Earlier], *, now: float) 
 def _distance(compared: tuple[tuple[str, ...], Earlier]) -> tuple[int, int, bool, float]:
     """How far a result is: of another code for the same arguments is nearer than of the same code for others."""
     labels, earlier = compared
-    inputs = sum(label.startswith(_INPUTS) for label in labels)
+    inputs = sum(label.startswith(INPUT_LABELS) for label in labels)
     return inputs, len(labels), not earlier.is_kept, -earlier.created_at
 
 
@@ -143,7 +140,7 @@ def in_order(labels: Iterable[str]) -> tuple[str, ...]:
     >>> in_order(["code of `write`", "argument topic"])
     ('argument topic', 'code of `write`')
     """
-    return tuple(sorted(labels, key=lambda label: (not label.startswith(_INPUTS), label)))
+    return tuple(sorted(labels, key=lambda label: (not label.startswith(INPUT_LABELS), label)))
 
 
 def _phrase(label: str, before: str | None, after: str | None) -> str:
@@ -163,7 +160,7 @@ def _phrase(label: str, before: str | None, after: str | None) -> str:
         return f"{name} is gone"
     if label == "version":
         return "other version"
-    return f"{name} {'differs' if label.startswith(_INPUTS) else 'changed'}"
+    return f"{name} {'differs' if label.startswith(INPUT_LABELS) else 'changed'}"
 
 
 def ago(seconds: float) -> str:

@@ -114,6 +114,7 @@ class Flight:
     """One execution in this process, and those who wait for it."""
 
     def __init__(self) -> None:
+        self.began = clock.monotonic()
         self.landed: Future[Entry | None] = Future()
         """Its entry, or None when it came to nothing and somebody else is to try."""
         self.lease: EntryLease | None = None

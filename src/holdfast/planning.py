@@ -39,6 +39,15 @@ MOST_RUNS: Final = 1_000
 
 Verdict = Literal["hit", "miss", "runs", "unknown"]
 
+MOST_NAMED: Final = 3
+"""Steps that a reason names of each kind."""
+
+_WHY: Final[dict[Verdict, str]] = {
+    "runs": "kept for its run only",
+    "miss": "computed anew",
+    "unknown": "unknown itself",
+}
+
 _GOING_ON: Final = (RunStatus.running, RunStatus.waiting)
 
 
@@ -60,6 +69,9 @@ class Plan:
     run: Run
     """The record that it goes by."""
     steps: tuple[Planned, ...]
+    hiding: tuple[str, ...] = ()
+    """The names of steps that could have a `cache=` beyond their run, and have none, so that what may depend on them is
+    unknown."""
 
     def cost(self, *verdicts: Verdict) -> Savings:
         """What the steps of these verdicts cost last time, those inside of others left out; `hits` counts them."""
@@ -117,7 +129,8 @@ def plan(
     if run.session_id != workflow.session_id:
         workflow = cls(session_id=run.session_id, user_id=user_id, storage=storage)
     steps = storage.find_steps(run.owner, run.session_id, run.run_id, with_results=False)
-    return Plan(run, tuple(_Planning(workflow, storage, run).planned(steps)))
+    planning = _Planning(workflow, storage, run)
+    return Plan(run, tuple(planning.planned(steps)), tuple(planning.hiding()))
 
 
 def _last_run(workflow: Workflow, arguments: Mapping[str, Any], storage: Storage, session_id: str | None) -> Run | None:
@@ -154,8 +167,10 @@ class _Planning:
     run: Run
     known: set[str] = field(default_factory=set)
     """Digests of what the run is given, and of results that it would find."""
-    is_certain: bool = True
-    """Whether nothing before would be computed anew."""
+    computed: dict[str, Verdict] = field(default_factory=dict)
+    """By name, the steps before that would not be answered."""
+    named: dict[str, Verdict] = field(default_factory=dict)
+    """Those on which something unknown may depend."""
     before: dict[int, Planned] = field(default_factory=dict)
     """By number."""
     keys: dict[bytes, Planned] = field(default_factory=dict)
@@ -185,8 +200,15 @@ class _Planning:
             self.before[record.number] = planned
             if record.scope != "run":
                 self.keys.setdefault(record.key, planned)
-            self.is_certain = self.is_certain and verdict == "hit"
+            if verdict != "hit":
+                self.computed.setdefault(record.name, verdict)
             yield planned
+
+    def hiding(self) -> Iterator[str]:
+        """See `Plan.hiding`."""
+        for name, verdict in self.named.items():
+            if verdict == "runs" and _declared(self.workflow, name):
+                yield name
 
     def _verdict(self, record: StepRecord) -> tuple[Verdict, str]:
         outer = self.before.get(record.within)
@@ -200,10 +222,22 @@ class _Planning:
             return "runs", "recorded for resuming only"
         if not found:
             return "unknown", "called inline, or not there any more"
-        if not self.is_certain and not self._has_known_arguments(record, found[0]):
+        if self.computed and not self._has_known_arguments(record, found[0]):
             changed = self._changed_anyway(record, found[0])
-            return ("miss", changed) if changed else ("unknown", "depends on what is computed before it")
+            return ("miss", changed) if changed else ("unknown", self._dependence())
         return self._looked_up(record, found[0])
+
+    def _dependence(self) -> str:
+        """Why a step is unknown: nobody can tell which of the steps before it gave what it is given."""
+        # What is unknown itself follows from the others, unless it is all that there is.
+        of = {name: verdict for name, verdict in self.computed.items() if verdict != "unknown"} or self.computed
+        self.named |= of
+        told = []
+        for verdict, why in _WHY.items():
+            if names := [f"`{name}`" for name, each in of.items() if each == verdict]:
+                more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+                told.append(f"{', '.join(names[:MOST_NAMED])}{more} ({why})")
+        return f"may depend on {', '.join(told)}"
 
     def _changed_anyway(self, record: StepRecord, found: _Found) -> str:
         """What has changed so that no result that is kept answers the step, whatever it is given; "" for nothing."""

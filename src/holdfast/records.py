@@ -179,6 +179,9 @@ class Run:
 CODE_LABELS = ("code of ", "constant ", "default of ")
 """How the labels of parts begin that are code, for which a version can stand."""
 
+INPUT_LABELS = ("argument ", "variable ", "held", "key", "depends")
+"""How the labels of parts begin that a call was given."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol, TypeGuard
 from weakref import ref
 
 from holdfast import codec
@@ -27,6 +27,8 @@ OPTIONS: Final = frozenset({"stream_events", *CONTROLS})
 
 _INCOMPLETE: Final = (b'{"$hf":["omitted"', b'{"$class":')
 """How an input begins that could not be recorded as it was."""
+
+_ENDED_BADLY: Final = (RunStatus.failed, RunStatus.cancelled, RunStatus.interrupted)
 
 
 class Runs(Protocol):
@@ -96,7 +98,7 @@ class RunFunction:
         Raises:
             RunNotResumable: they are not recorded as they were, or `run()` takes others now.
         """
-        if record.input is None or any(mark in record.input for mark in _INCOMPLETE):
+        if not _is_whole(record.input):
             raise _not_resumable(record, "an argument of it could not be recorded as it was, so that it is not known")
         try:
             return self.parameters.call_with(codec.decode(record.input, types, "input"))
@@ -104,6 +106,22 @@ class RunFunction:
             raise _not_resumable(record, f"its recorded arguments cannot be read: {error}") from error
         except TypeError as error:
             raise _not_resumable(record, f"run() takes other arguments now: {error}") from error
+
+
+def may_be_resumed(record: Run) -> bool:
+    """Whether a run did not end well and its arguments are recorded; all else is known only when it is tried.
+
+    >>> from holdfast.testing import make_run
+    >>> may_be_resumed(make_run(status=RunStatus.failed, input=b'{"topic":"tides"}'))
+    True
+    >>> may_be_resumed(make_run(status=RunStatus.failed, input=b'{"client":{"$hf":["omitted","Client"]}}'))
+    False
+    """
+    return record.status in _ENDED_BADLY and _is_whole(record.input)
+
+
+def _is_whole(given: bytes | None) -> TypeGuard[bytes]:
+    return given is not None and not any(mark in given for mark in _INCOMPLETE)
 
 
 def _completed(record: Run, types: Types) -> RunResponse:

@@ -157,9 +157,14 @@ def for_others(asked: Asked) -> Flow:
             return (yield from _hit(asked, entry, given))
         asked.since = entry.created_at
     if not control.computes:
-        raise CacheMiss(step=asked.name)
+        raise CacheMiss(step=asked.name, arguments=asked.arguments())
     if asked.is_down or not control.writes:
         return (yield from _only_computed(asked))
+    if not control.reads:
+        run = asked.run
+        # A run that refreshes says so when it begins; a block, or the environment, for each step anew.
+        asked.refreshed_at = clock.monotonic() if run is None or run.control.reads else run.opened
+        asked.passes_over = True
     return (yield from _flown(asked))
 
 
@@ -249,11 +254,12 @@ def _flown(asked: Asked) -> Flow:
             given = decoded(asked, entry.result)
             return (yield from _only_computed(asked) if given is None else _hit(asked, entry, given))
         if asked.blocks and flight.thread == threading.get_ident():
-            flights.leave(
-                flight, around
-            )  # it was left half-way on this thread, and cannot go on before this call returns
+            # It was left half-way on this thread, and cannot go on before this call returns.
+            flights.leave(flight, around)
             return (yield from _only_computed(asked))
         entry = yield from _waited(asked, flight, around, began)
+        if asked.refreshed_at is not None and flight.began < asked.refreshed_at:
+            continue  # what it gave is older than what is asked for
         if entry is not None and _is_new(asked, entry) and (given := decoded(asked, entry.result)) is not None:
             return (yield from _hit(asked, entry, given))
 
@@ -338,7 +344,11 @@ def _claimed(asked: Asked, lease: EntryLease, began: float) -> Flow:
             return None
         entry = yield Store(functools.partial(_find, asked))
         if entry is not None and _is_new(asked, entry):
-            return entry
+            if not asked.passes_over:
+                return entry
+            # Whoever computes the next one claims it from now on, and so begins after that was asked for.
+            asked.passes_over, asked.since = False, entry.created_at
+            continue
         yield Pause(min(pause, _time_left(asked, began)))
         pause = min(pause * 1.5, LONGEST_PAUSE)
 

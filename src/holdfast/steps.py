@@ -233,6 +233,7 @@ def asked_of(
         declared.types_in(workflow),
         is_plain=declared.kind is None,
         streams=declared.is_stream,
+        is_method=is_method,
     )
 
 

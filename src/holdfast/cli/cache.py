@@ -16,8 +16,9 @@ import click
 
 from holdfast import clock
 from holdfast.cli.asking import confirm
-from holdfast.cli.database import AnyCommand, Database, LocatedEntry, db_option, opened
-from holdfast.cli.exit_status import EntryNotFound
+from holdfast.cli.calls import names, parts_of
+from holdfast.cli.database import AnyCommand, Database, LocatedEntry, LocatedRun, db_option, opened
+from holdfast.cli.exit_status import EntryNotFound, StepNotFound
 from holdfast.cli.output import (
     cost,
     cut,
@@ -44,6 +45,9 @@ from holdfast.records import Entry
 
 UNLIMITED: Final = 2**62
 """Bytes that are more than there can be."""
+
+NAMES: Final = 20
+"""Names of steps that an error lists."""
 
 SHOWN: Final = 16
 """Digits of a key that are listed; its beginning is enough to name it."""
@@ -82,6 +86,7 @@ def described(entry: Entry) -> dict[str, Any]:
     return {
         "key": entry.key.hex(),
         "step": entry.step,
+        "parts": parts_of(entry),
         "scope": entry.scope,
         "workflow": entry.workflow,
         "user_id": entry.place.owner or None,
@@ -116,14 +121,14 @@ def list_entries(*, where: dict[str, Any], which: dict[str, Any], limit: int, as
     else:
         titles = ["KEY", "STEP", "SCOPE", "WORKFLOW", "USER", "COMPUTED", "EXPIRES", "SIZE", "HITS", "TOOK", "COST"]
         now = clock.now()
-        print_table(titles, [_row(entry, now) for entry in found])
+        print_table(titles, [_row(entry, name, now) for entry, name in zip(found, names(found), strict=True)])
         note(_summary([located.entry for located in known]))
 
 
-def _row(entry: Entry, now: float) -> list[str]:
+def _row(entry: Entry, name: str, now: float) -> list[str]:
     return [
         entry.key.hex()[:SHOWN],
-        entry.step,
+        name,
         entry.scope + (" (shared)" if entry.is_shared else ""),
         entry.workflow,
         entry.place.owner or "-",
@@ -162,7 +167,7 @@ def show(key: str, db: str | None, user_id: str | None, as_json: bool) -> None:
     if entry is None or entry.result is None:  # it went just now
         raise EntryNotFound(key=key, where=database.where)
     if as_json:
-        print_exact(described(entry) | {"parts": encoded(entry.parts), "result": encoded(entry.result)})
+        print_exact(described(entry) | {"result": encoded(entry.result)})
         return
     now = clock.now()
     print_facts(
@@ -225,7 +230,10 @@ def why(run_id: str, step: str | None, db: str | None, user_id: str | None, as_j
     """Say why a run computed its steps, or one STEP: what differs from the nearest result that there was."""
     with opened(db, user_id=user_id) as database:
         located = database.run(run_id)
-        found = reasons_of_run(located.storage, located.run)
+        run = located.run
+        if step is not None:
+            _require_step(located, step)
+        found = reasons_of_run(located.storage, run)
     found = [(record, reason) for record, reason in found if step in (None, record.name)]
     if as_json:
         print_json(
@@ -247,10 +255,24 @@ def why(run_id: str, step: str | None, db: str | None, user_id: str | None, as_j
         note(f"the run computed no step{of} that is kept for later runs")
     else:
         rows = [
-            [str(record.number), record.name, record.scope, reason.text, reason.run_id or "-"]
-            for record, reason in found
+            [str(record.number), name, record.scope, reason.text, reason.run_id or "-"]
+            for (record, reason), name in zip(found, names([record for record, _ in found], run), strict=True)
         ]
         print_table(["STEP", "NAME", "SCOPE", "WHY", "NEAREST OF RUN"], rows)
+
+
+def _require_step(located: LocatedRun, name: str) -> None:
+    """Refuse the name of a step that the run does not have.
+
+    Raises:
+        StepNotFound: there is none.
+    """
+    run = located.run
+    steps = located.storage.find_steps(run.owner, run.session_id, run.run_id, with_results=False)
+    known = list(dict.fromkeys(step.name for step in steps))
+    if name not in known:
+        listed = ", ".join(map(printable, known[:NAMES])) + (", ..." if len(known) > NAMES else "")
+        raise StepNotFound(run_id=run.run_id, step=name, known=listed or "none")
 
 
 @command.command()

@@ -39,6 +39,10 @@ class EntryNotFound(HoldfastError):
     """There is no result of a step in {where} whose key begins with {key!r}. `holdfast cache list` lists them."""
 
 
+class StepNotFound(HoldfastError):
+    """Run {run_id!r} has no step {step!r}. It has: {known}."""
+
+
 class DamageFound(HoldfastError):
     """{count} with {where}, listed above. What is damaged cannot be repaired: restore the database from a backup, or
     export the sessions that are sound and import them into a new one. Any other problem says what to do."""
@@ -60,6 +64,7 @@ _STATUS: Final[tuple[tuple[type[HoldfastError], int], ...]] = (
     (SessionDeleted, 3),
     (RunNotFound, 3),
     (EntryNotFound, 3),
+    (StepNotFound, 3),
     (CacheMiss, 3),
     (VersionNotKept, 3),
     (CorruptData, 6),

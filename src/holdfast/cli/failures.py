@@ -20,14 +20,21 @@ import click
 
 from holdfast.cli.database import shown
 from holdfast.cli.exit_status import FAILED, exit_status
-from holdfast.cli.output import note, printable
-from holdfast.errors import HoldfastError, StorageError
+from holdfast.cli.output import brief, note, printable
+from holdfast.codec import encode_or_mark
+from holdfast.display import display
+from holdfast.errors import CacheMiss, HoldfastError, StorageError
+from holdfast.run_function import may_be_resumed
 
 if TYPE_CHECKING:
+    from holdfast.records import Run
     from holdfast.workflow import Workflow
 
 MAX_LINES: Final = 25
 """Lines of a traceback, unless all of it is asked for."""
+
+MAX_WIDTH: Final = 60
+"""Characters of an argument."""
 
 _OUR_NOTE: Final = "Holdfast"
 _RAISING: Final = ("holdfast", "pydantic_ai", "pydantic_graph")
@@ -47,17 +54,18 @@ def tell(error: BaseException, *, whole: bool = False) -> int:
     return exit_status(error) if isinstance(error, HoldfastError) else FAILED
 
 
-def tell_run(workflow: Workflow, db: str | None, *, cancelled: str | None = None) -> None:
-    """Say on stderr which run ended so, if it was recorded, and where to read on.
+def tell_run(workflow: Workflow, db: str | None, target: str | None, *, cancelled: str | None = None) -> None:
+    """Say on stderr which run ended so, if it was recorded, where to read on, and what goes on with it.
 
     Args:
         workflow: the object that ran.
         db: the database's name; None if the commands find it by themselves, "" if they cannot look at it.
+        target: what names its class; None if the commands find it by themselves.
         cancelled: by what the run was ended, if it did not fail; then what is saved is said as well.
     """
     owner, run_id = workflow.user_id or "", workflow.run_id
     try:
-        recorded = run_id is not None and bool(workflow.storage.find_runs(owner, run_id=run_id))
+        recorded = workflow.storage.find_runs(owner, run_id=run_id) if run_id is not None else ()
         heads = workflow.storage.find_sessions(owner, session_id=workflow.session_id)
     except StorageError as error:
         note(f"run {run_id} could not be looked up: {error}")
@@ -66,9 +74,28 @@ def tell_run(workflow: Workflow, db: str | None, *, cancelled: str | None = None
     if cancelled:
         saved = f"is saved at version {heads[0].version}" if heads else "has nothing saved"
         note(f"cancelled by {cancelled}; session {printable(workflow.session_id)} {saved}")
-    if recorded:
-        command = f"; holdfast runs show {run_id}" + (f" --db {shlex.quote(shown(db))}" if db else "")
-        note(f"run {run_id} {word}" + ("" if db == "" else command))
+    for run in recorded:
+        note(f"run {run_id} {word}" + ("" if db == "" else f"; {_command('show', run, db)}"))
+        if db != "" and may_be_resumed(run):
+            note(f"to go on with it: {resume_command(run, db, target)}")
+
+
+def resume_command(run: Run, db: str | None, target: str | None = None) -> str:
+    """The command that goes on with a run.
+
+    Args:
+        run: one that may be resumed.
+        db: the database's name; None if the commands find it by themselves.
+        target: what names its class; None if the commands find it by themselves.
+    """
+    return _command("resume", run, db, target)
+
+
+def _command(what: str, run: Run, db: str | None, target: str | None = None) -> str:
+    words = ["holdfast", "runs", what, run.run_id]
+    words += [] if target is None else [target]
+    words += [] if db is None else ["--db", shown(db)]
+    return printable(shlex.join(words))
 
 
 def lines(error: BaseException, *, whole: bool = False) -> list[str]:
@@ -86,7 +113,8 @@ def lines(error: BaseException, *, whole: bool = False) -> list[str]:
         return "".join(traceback.format_exception(error)).splitlines()
     notes = [str(note) for note in getattr(error, "__notes__", ())]
     if isinstance(error, HoldfastError):
-        return [f"Error: {error}", *notes]
+        given = _given(error) if isinstance(error, CacheMiss) else ()
+        return [f"Error: {error}", *given, *notes]
     if any(note.startswith(_OUR_NOTE) for note in notes):
         return [f"{type(error).__name__}: {error}", *notes]
     told = traceback.TracebackException.from_exception(error)
@@ -97,6 +125,12 @@ def lines(error: BaseException, *, whole: bool = False) -> list[str]:
         return found
     left_out = len(found) - MAX_LINES
     return [f"... {left_out} lines are left out; --traceback shows them", *found[-MAX_LINES:]]
+
+
+def _given(error: CacheMiss) -> Iterator[str]:
+    """What a step was given, as it is shown of a run: the message has no values, for logs are read by others."""
+    for name, value in error.arguments.items():
+        yield f"  {name}: {brief(display(encode_or_mark(value)), MAX_WIDTH)}"
 
 
 def _chain(told: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

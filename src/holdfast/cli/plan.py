@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from holdfast.cli import failures
+from holdfast.cli.calls import names
 from holdfast.cli.database import DEFAULT_TABLE, opened
 from holdfast.cli.output import (
     cost,
@@ -90,6 +91,7 @@ def described(found: Plan | None) -> dict[str, Any]:
         "run_id": found.run.run_id,
         "session_id": found.run.session_id,
         "steps": steps,
+        "hiding": list(found.hiding),
         "spends": {"seconds": known.seconds, "usage": usage_json(known.usage)},
         "may_spend": {"seconds": unknown.seconds, "usage": usage_json(unknown.usage)},
         "saves": {"seconds": saved.seconds, "usage": usage_json(saved.usage)},
@@ -104,7 +106,7 @@ def _print(found: Plan) -> None:
         return
     rows = [
         [
-            ("  " if each.record.within else "") + each.record.name,
+            ("  " if each.record.within else "") + name,
             each.record.scope,
             each.verdict,
             duration(each.record.seconds),
@@ -112,12 +114,15 @@ def _print(found: Plan) -> None:
             cost(each.record.usage.cost),
             each.reason,
         ]
-        for each in found.steps
+        for each, name in zip(found.steps, names([each.record for each in found.steps], run), strict=True)
     ]
     print_table(["STEP", "SCOPE", "WOULD BE", "TOOK", "TOKENS", "COST", "WHY"], rows)
     unknown = found.cost("unknown")
     known, saved = found.cost("miss", "runs"), found.cost("hit")
     click.echo(f"as of last time: {spending(known.usage, saved)}" + _possibly(unknown.hits, unknown.usage))
+    if found.hiding:
+        listed = ", ".join(f"`{printable(name)}`" for name in found.hiding)
+        note(f"give {listed} a cache= beyond its run, and plans look through it")
 
 
 def _possibly(steps: int, usage: Usage) -> str:

@@ -46,7 +46,8 @@ def resume(
     with opened(db, table, user_id) as database:
         located = database.run(run_id)
         run, storage = located.run, located.storage
-        cls = load(target if target is not None else _target_of(run))
+        target = target if target is not None else _target_of(run)
+        cls = load(target)
         if run.status is RunStatus.completed:
             note(f"run {run.run_id} has completed: this is its recorded result")
         perform(
@@ -54,6 +55,7 @@ def resume(
             lambda workflow: workflow.resume(run.run_id),
             {"as_json": as_json, "traceback": traceback},
             db,
+            target,
         )
 
 

@@ -179,11 +179,16 @@ def run(cls: type[Workflow], arguments: dict[str, Any], settings: dict[str, Any]
         def make() -> Workflow:
             return cls(session_id=settings["session_id"], user_id=settings["user_id"] or None, storage=storage)
 
-        perform(make, lambda workflow: workflow.run(**{**controls, **arguments}), settings, db)
+        target = click.get_current_context().info_name
+        perform(make, lambda workflow: workflow.run(**{**controls, **arguments}), settings, db, target)
 
 
 def perform(
-    make: Callable[[], Workflow], call: Callable[[Workflow], Any], settings: dict[str, Any], db: str | None
+    make: Callable[[], Workflow],
+    call: Callable[[Workflow], Any],
+    settings: dict[str, Any],
+    db: str | None,
+    target: str | None,
 ) -> None:
     """Run a workflow and print what it hands out, and at the end what that cost.
 
@@ -191,7 +196,7 @@ def perform(
         make: makes the object.
         call: begins its run.
         settings: `as_json` and `traceback`.
-        db: the database's name, as for `failures.tell_run`.
+        db, target: the names of the database and of the class, as for `failures.tell_run`.
     """
     show = print_response_json if settings["as_json"] else Text()
     workflow: Workflow | None = None
@@ -201,7 +206,7 @@ def perform(
         hand_out(call(workflow), _noticing_closed_output(show))
     except OutputClosed as closed:
         assert workflow is not None
-        failures.tell_run(workflow, db, cancelled="whoever read its output")
+        failures.tell_run(workflow, db, target, cancelled="whoever read its output")
         raise closed.reason from None  # click knows how to end a program whose output is closed
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost boundary: the failure is told
         _end(show)
@@ -209,7 +214,7 @@ def perform(
         status = INTERRUPTED if interrupted else failures.tell(error, whole=settings["traceback"])
         # Of a run that is in the hands of others nobody can say here that it has failed.
         if workflow is not None and not isinstance(error, RunNotResumable | RunTakenOver):
-            failures.tell_run(workflow, db, cancelled="Ctrl-C" if interrupted else None)
+            failures.tell_run(workflow, db, target, cancelled="Ctrl-C" if interrupted else None)
         click.get_current_context().exit(status)
     _end(show)
     if workflow.run_id is not None:  # else nothing ran: it had completed

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import click
 
-from holdfast.cli import changes, resuming
+from holdfast.cli import changes, failures, resuming
+from holdfast.cli.calls import names, parts_of
 from holdfast.cli.database import narrowing_options, opened
 from holdfast.cli.output import (
     cost,
@@ -36,6 +37,7 @@ from holdfast.display import display
 from holdfast.patch import decode_patch
 from holdfast.records import Run, RunStatus, StepRecord
 from holdfast.refused import applied_version
+from holdfast.run_function import may_be_resumed
 
 _COLOURS: Final = {
     RunStatus.waiting: "cyan",
@@ -72,9 +74,16 @@ def described(table: str, run: Run) -> dict[str, Any]:
     }
 
 
-def took(run: Run) -> float | None:
-    """Seconds from the start of a run to its end."""
-    return None if run.ended_at is None else run.ended_at - run.started_at
+def took(run: Run) -> str:
+    """How long a run lasted. When the later attempts of one that was resumed began is not recorded.
+
+    >>> from holdfast.testing import make_run
+    >>> took(make_run(started_at=0.0, ended_at=90.0)), took(make_run(started_at=0.0, ended_at=90.0, attempt=2))
+    ('1 min 30 s', 'up to 1 min 30 s')
+    """
+    if run.ended_at is None:
+        return "-"
+    return ("up to " if run.attempt > 1 else "") + duration(run.ended_at - run.started_at)
 
 
 @command.command("list")
@@ -111,7 +120,7 @@ def list_runs(
                 run.session_id,
                 run.workflow,
                 moment(run.started_at),
-                duration(took(run)),
+                took(run),
                 tokens(run.usage),
                 cost(run.usage.cost),
             ]
@@ -142,11 +151,14 @@ def show(run_id: str, db: str | None, table: str | None, user_id: str | None, as
     _print_run(run)
     if steps:
         click.secho("steps:", bold=True)
-        print_table(["  STEP", "SCOPE", "", "TOOK", "TOKENS", "COST"], [_step_row(step) for step in steps])
+        rows = [_step_row(*each) for each in zip(steps, names(steps, run), strict=True)]
+        print_table(["  STEP", "SCOPE", "", "TOOK", "TOKENS", "COST"], rows)
     if run.refused_patch is not None:
         _print_refused(run.refused_patch, run.refused_version, applied)
         if applied is None and run.refused_version is not None:
             click.echo(click.style("apply them: ", bold=True) + apply_command(run, db=database.where, table=table_name))
+    if may_be_resumed(run):
+        click.echo(click.style("go on with it: ", bold=True) + failures.resume_command(run, db))
 
 
 def _print_run(run: Run) -> None:
@@ -157,13 +169,13 @@ def _print_run(run: Run) -> None:
             "user": run.owner or "-",
             "workflow": run.workflow,
             "started": moment(run.started_at),
-            "took": duration(took(run)),
+            "took": took(run),
             "used": f"{run.usage.requests} requests, {run.usage.input_tokens:,} tokens in, "
             f"{run.usage.output_tokens:,} out",
             "cost": spending(run.usage, run.savings),
             "from version": str(run.base_version),
         }
-        | ({"attempt": str(run.attempt)} if run.attempt > 1 else {})
+        | ({"attempt": f"{run.attempt}; the time between attempts is in what it took"} if run.attempt > 1 else {})
     )
     click.echo(click.style("status: ", bold=True) + click.style(run.status, fg=_COLOURS[run.status]))
     for title, data in (("input", run.input), ("output", run.output)):
@@ -183,6 +195,7 @@ def step_json(step: StepRecord) -> dict[str, Any]:
         "name": step.name,
         "scope": step.scope,
         "key": step.key.hex(),
+        "parts": parts_of(step),
         "within": step.within or None,
         "hit": step.is_hit,
         "started_at": step.started_at,
@@ -191,10 +204,10 @@ def step_json(step: StepRecord) -> dict[str, Any]:
     }
 
 
-def _step_row(step: StepRecord) -> list[str]:
+def _step_row(step: StepRecord, name: str) -> list[str]:
     inset = "    " if step.within else "  "
     how = "hit" if step.is_hit else "computed"
-    return [inset + step.name, step.scope, how, duration(step.seconds), tokens(step.usage), cost(step.usage.cost)]
+    return [inset + name, step.scope, how, duration(step.seconds), tokens(step.usage), cost(step.usage.cost)]
 
 
 def _print_refused(refused: bytes, version: int | None, applied: int | None) -> None:
