@@ -557,6 +557,82 @@ def test_what_a_callable_holds_tells_its_calls_apart(made: Callable[[str], Calla
     assert storage.find_runs("")[0].savings.hits == 2
 
 
+def scaling(by: Any, log: list[Any], client: object) -> Callable[[int], Any]:
+    total = 0
+
+    @step
+    def scale(number: int) -> Any:
+        nonlocal total
+        total += 1
+        log.append(number)
+        assert client is not None
+        return do((number, by(number) if callable(by) else str(by)))
+
+    return scale
+
+
+@pytest.mark.parametrize("values", [(2, 3), ({"by": 2}, {"by": 3}), (partial(pow, 2), partial(pow, 3))])
+def test_what_a_declared_step_takes_from_around_it_tells_it_from_another(values: tuple[Any, Any]) -> None:
+    class Scaling(Workflow):
+        def run(self) -> Any:
+            one, other = (scaling(by, [], object()) for by in values)
+            called = [other, one] if "fixed" in done else [one, other]
+            answers = [[scale(1), scale(2)] for scale in called]
+            do("end")
+            return answers[::-1]
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Scaling(session_id="s", storage=storage))
+    made = done.copy()
+    broken.clear()
+    done.append("fixed")
+    assert Scaling(session_id="s", storage=storage).resume(run_id).content == [made[:2], made[2:]]
+    assert done == [*made, "fixed", "end"], "what was collected meanwhile, and what has no identity, is no argument"
+
+
+def test_a_variable_that_is_assigned_anew_before_each_call_counts_with_its_value() -> None:
+    class Polling(Workflow):
+        def run(self) -> Any:
+            @step
+            def poll() -> Any:
+                return do(topic["name"])
+
+            answers = {}
+            for topic in [{"name": "b"}, {"name": "a"}] if "fixed" in done else [{"name": "a"}, {"name": "b"}]:
+                answers[topic["name"]] = poll()
+            do("end")
+            return answers
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Polling(session_id="s", storage=storage))
+    broken.clear()
+    done.append("fixed")
+    assert Polling(session_id="s", storage=storage).resume(run_id).content == {"a": "a", "b": "b"}
+    assert done == ["a", "b", "fixed", "end"]
+
+
+def test_a_variable_to_be_ignored_is_no_argument_of_a_declared_step() -> None:
+    class Ignoring(Workflow):
+        def run(self) -> Any:
+            started = len(done)
+
+            @step(ignore=["started"])
+            def fetch() -> Any:
+                return do("fetched") and started
+
+            fetched = fetch()
+            do("end")
+            return fetched
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Ignoring(session_id="s", storage=storage))
+    broken.clear()
+    assert Ignoring(session_id="s", storage=storage).resume(run_id).content == 0
+
+
 # -- with others ------------------------------------------------------------------------------------------------------
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -79,6 +81,10 @@ class Step:
         self.kind: Kind | None = kind_of_function(function)
         """How it gives what it gives; None where only a call tells."""
         self.is_stream = self.kind in ("stream", "astream")
+        self.takes = options.cache is None and (is_inline or _is_nested(function))
+        """Whether a call of it in the run's own scope may take more than its arguments from the code around it."""
+        self.taken: dict[str, tuple[Any, dict[str, bytes]]] = {}
+        """What it took from there last, by name, with its digest as it was when the step first saw that object."""
         self._check()
         self._parameters: dict[int, Parameters] = {}
         self.known: dict[type | None, Known] = {}
@@ -172,6 +178,10 @@ class Step:
                 return await function(*args, **kwargs)
 
         return awaited
+
+
+def _is_nested(function: Callable[..., Any]) -> bool:
+    return not isinstance(function, FunctionType) or inspect.unwrap(function).__closure__ is not None
 
 
 def _agent_of(function: Callable[..., Any]) -> Agent | None:

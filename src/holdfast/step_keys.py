@@ -9,11 +9,12 @@ Rules that must stay true:
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +28,7 @@ from holdfast.fingerprint import VARIABLE_ADVICE, Special, code_parts, is_workfl
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
 from holdfast.records import CODE_LABELS
+from holdfast.sources import Memory
 from holdfast.step_owner import StepOwner
 from holdfast.witness import Witness
 
@@ -138,39 +140,67 @@ def variables_of(step: Step) -> dict[str, bytes]:
     """What a function takes from the code around it, for a step of the run's own scope: there its code does not count,
     but these are arguments all the same.
 
+    A step that was declared is declared before it is called, so an object counts as it was when the step first saw it:
+    a list in which its calls collect something is no argument of the next call. What has no identity there, such as a
+    client, does not count: calls are told apart by their number then, where an inline step is refused.
+
     Raises:
-        StepKeyError: one of them has no identity.
+        StepKeyError: one of them has no identity, of an inline step.
     """
     parts: dict[str, bytes] = {}
     if step.agent is not None and step.agent.name is None:  # nothing else tells it from another one
         told = [step.agent.instructions, step.agent.model if isinstance(step.agent.model, str) else None]
         parts["agent"] = digest(told, "the agent", step.options.name)
-    called = []
-    for name, value in _closed_over(inspect.unwrap(step.function)).items():
-        if isinstance(value, _HOLDERS):
-            called.append(value)
-        if name in step.options.ignore or isinstance(value, _NO_ARGUMENTS) or is_workflow(value):
+    taken = _closed_over(inspect.unwrap(step.function))
+    if not isinstance(step.function, FunctionType):
+        taken[""] = step.function
+    for name, value in taken.items():
+        if name in step.options.ignore:
             continue
-        try:
-            parts[f"variable `{name}`"] = identity(value, f"variable `{name}`")
-        except Unidentified as problem:
-            problem.advice = VARIABLE_ADVICE
-            raise problem.error(step.options.name) from None
-    # The variables of a function that is called itself have been told one by one.
-    own = called if isinstance(step.function, FunctionType) else [step.function]
-    if held := [told for value in own for told in _held_by(value)]:
-        parts["held"] = combine(held)
+        known = step.taken.get(name)
+        if known is None or known[0] is not value:
+            known = step.taken[name] = value, _taken(step, name, value)
+        parts |= known[1]
     return parts
 
 
+def _taken(step: Step, name: str, value: Any) -> dict[str, bytes]:
+    label = f"variable `{name}`" if name else "held"
+    if not name or isinstance(value, _HOLDERS):
+        held = list(_held_by(value))
+        return {label: combine(held)} if held else {}
+    if isinstance(value, _NO_ARGUMENTS) or is_workflow(value):
+        return {}
+    try:
+        return {label: identity(value, label)}
+    except Unidentified as problem:
+        if not step.is_inline:
+            return {}
+        problem.advice = VARIABLE_ADVICE
+        raise problem.error(step.options.name) from None
+
+
 def _closed_over(function: Any) -> dict[str, Any]:
-    """What a function takes from the code around it, by name; what has no value yet is left out."""
+    """What a function takes from the code around it, by name; what has no value yet is left out, and so is what the
+    function itself assigns, which is no argument."""
     found: dict[str, Any] = {}
     cells = getattr(function, "__closure__", None)  # of a callable that is no function there are none
     for name, cell in zip(function.__code__.co_freevars, cells, strict=True) if cells else ():
-        with contextlib.suppress(ValueError):
-            found[name] = cell.cell_contents
+        if name not in _assigned_in(function.__code__):
+            with contextlib.suppress(ValueError):
+                found[name] = cell.cell_contents
     return found
+
+
+def _assigned(code: CodeType) -> frozenset[str]:
+    found = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in _ASSIGNING}
+    inner = [_assigned_in(item) for item in code.co_consts if isinstance(item, CodeType)]
+    return frozenset(code.co_freevars) & found.union(*inner)
+
+
+_assigned_in = Memory(_assigned)
+"""The variables of the code around it that a function assigns: `nonlocal`."""
+_ASSIGNING: Final = frozenset({"STORE_DEREF", "DELETE_DEREF"})
 
 
 def _held_by(value: Any, levels: int = 5) -> Iterator[bytes]:

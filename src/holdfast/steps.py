@@ -143,7 +143,10 @@ def step(  # noqa: PLR0913  # each is an option that may be left out
             retries=retries,
             timeout=timeout,
         )
-        return wrapped(Step(function, options))
+        declared = Step(function, options)
+        if declared.takes:
+            variables_of(declared)  # which sees them before any call can change them
+        return wrapped(declared)
 
     return decorate if function is None else decorate(function)
 
@@ -252,7 +255,7 @@ def identified(
     place = Place("")
     scope = "run"
     if cache is None:
-        if declared.is_inline:
+        if declared.takes:
             parts |= variables_of(declared)
         key = key_of((scope, options.name), parts)
     else:
