@@ -21,6 +21,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic_ai import Agent as PydanticAgent
+from pydantic_ai.messages import ModelResponse, TextPart
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.test import TestModel
 
 import postgres
 from holdfast import Agent, RunResponse, step, turns
@@ -530,6 +534,64 @@ def test_agents_without_a_name_are_told_apart_by_what_they_are_told() -> None:
     broken.clear()
     done.append("fixed")
     assert Reviewing(session_id="s", storage=storage).resume(run_id).content == answers
+
+
+def answering(reply: str) -> Any:
+    return lambda messages, info: ModelResponse([TextPart(reply)])
+
+
+class Callee:
+    """A callable without identity."""
+
+    def __init__(self, reply: str) -> None:
+        self.reply = reply
+
+    def __call__(self, *_: Any) -> Any:
+        return ModelResponse([TextPart(self.reply)])
+
+
+class OtherCallee(Callee):
+    """Another one."""
+
+
+def first(*_: Any) -> Any:
+    return ModelResponse([TextPart("first")])
+
+
+def second(*_: Any) -> Any:
+    return ModelResponse([TextPart("second")])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: [Agent(FunctionModel(answering(reply)), cache="run") for reply in ("first", "second")],
+        lambda: [Agent(FunctionModel(function), cache="run") for function in (first, second)],
+        lambda: [Agent(FunctionModel(kind("any")), cache="run") for kind in (Callee, OtherCallee)],
+        lambda: [Agent(TestModel(custom_output_text=reply), cache="run") for reply in ("first", "second")],
+        lambda: [Agent(lambda text, reply=reply: reply, cache="run") for reply in ("first", "second")],  # type: ignore[misc]
+        lambda: [Agent("offline", base_url=None, model_settings={"seed": seed}, cache="run") for seed in (1, 2)],
+        lambda: [Agent(PydanticAgent(TestModel(custom_output_text=reply)), cache="run") for reply in ("a", "b")],
+        lambda: [Agent("offline", output_type=kind, cache="run") for kind in (str, [str])],
+    ],
+)
+def test_agents_without_a_name_are_told_apart_by_their_models(made: Callable[[], list[Agent]]) -> None:
+    class Reviewing(Workflow):
+        def run(self, text: str) -> Any:
+            agents = made()
+            order = [1, 0] if "fixed" in done else [0, 1]
+            answers = {place: agents[place].run(text).agent_run_id for place in order}
+            done.append(answers)
+            do("end")
+            return [answers[0], answers[1]]
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Reviewing(session_id="s", storage=storage), "a text")
+    answers = done[0]
+    broken.clear()
+    done.append("fixed")
+    assert Reviewing(session_id="s", storage=storage).resume(run_id).content == [answers[0], answers[1]]
 
 
 def closed_over(url: str) -> Callable[[], str]:

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.agent import Agent
-from holdfast.agent_identity import agent_parts, agents_in
+from holdfast.agent_identity import agent_parts, agents_in, told_apart
 from holdfast.canonical import combine, digest, digest_or_none, identity
 from holdfast.declared_steps import Known, Step
 from holdfast.errors import StepKeyError
@@ -149,8 +149,7 @@ def variables_of(step: Step) -> dict[str, bytes]:
     """
     parts: dict[str, bytes] = {}
     if step.agent is not None and step.agent.name is None:  # nothing else tells it from another one
-        told = [step.agent.instructions, step.agent.model if isinstance(step.agent.model, str) else None]
-        parts["agent"] = digest(told, "the agent", step.options.name)
+        parts["agent"] = told_apart(step.agent, step.options.name, _named_and_held)
     taken = _closed_over(inspect.unwrap(step.function))
     if not isinstance(step.function, FunctionType):
         taken[""] = step.function
@@ -220,6 +219,14 @@ def _held_by(value: Any, levels: int = 5) -> Iterator[bytes]:
     if levels:
         for item in held:
             yield from _held_by(item, levels - 1)
+
+
+def _named_and_held(value: Any) -> bytes:
+    """A function or class by its name, and what it holds."""
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    defaults = [*(getattr(value, "__defaults__", None) or ()), getattr(value, "__kwdefaults__", None)]
+    held = [told for item in (value, *defaults) for told in _held_by(item)]
+    return combine([f"{kind.__module__}.{kind.__qualname__}".encode(), *held])
 
 
 _HOLDERS: Final = (functools.partial, MethodType, FunctionType)
