@@ -653,6 +653,21 @@ class Writer:
     def rest(*args: Any) -> Any:
         return args[0]
 
+    def looks_around(self) -> Any:
+        return locals()["self"]
+
+    def looks_at_variables(self) -> Any:
+        return vars()
+
+    def looks_at_variables_of_another(self, other: Any) -> Any:
+        return vars(other)
+
+    def evaluates(self) -> Any:
+        return eval("self.hidden")
+
+    def names_eval(self, eval: Any) -> Any:  # noqa: A002
+        return eval(self.writer)
+
     def loop(self) -> Any:
         return self.loop_back()
 
@@ -679,6 +694,11 @@ SUFFIX = "!"
         (Writer.calls_super, SelfUse(escapes=True)),
         (Writer.decorated, SelfUse(frozenset({"wrap"}))),
         (Writer.nothing, SelfUse()),
+        (Writer.looks_around, SelfUse(escapes=True)),
+        (Writer.looks_at_variables, SelfUse(escapes=True)),
+        (Writer.looks_at_variables_of_another, SelfUse()),
+        (Writer.evaluates, SelfUse(escapes=True)),
+        (Writer.names_eval, SelfUse(frozenset({"writer"}))),
         (Writer.rest, SelfUse(escapes=True)),
         (lambda: 1, SelfUse()),
     ],
@@ -692,6 +712,7 @@ def test_a_method_without_source_uses_its_object_in_a_way_that_nobody_can_tell()
     assert self_use(from_text("def step(self): return self.x")) == SelfUse(escapes=True)
     assert self_use(from_text("def step(self): return lambda: self")) == SelfUse(escapes=True)
     assert self_use(from_text("def step(self, x): return x, lambda: x")) == SelfUse()
+    assert self_use(from_text("def step(self, x): return eval(x)")) == SelfUse(escapes=True)
 
 
 def test_methods_that_a_method_calls_count_as_code_and_their_attributes_too() -> None:
@@ -748,3 +769,143 @@ def test_constants_of_two_modules_that_are_named_alike_both_count(module: Callab
 
     assert parts(1) != parts(2)
     assert parts(1) == parts(1)
+
+
+def passing(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs), args[1:], len(args), args[1]
+
+    return inner
+
+
+def bare(function: Callable[..., Any]) -> Callable[..., Any]:
+    def inner(self: Any, *args: Any) -> Any:
+        return [function(self, *args) for _ in args]
+
+    return inner
+
+
+def telling(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(self: Any, *args: Any) -> Any:
+        self.calls = 1
+        return self.secret, function(self, *args)
+
+    return inner
+
+
+def indexing(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*args: Any) -> Any:
+        return args[0].secret, function(*args)
+
+    return inner
+
+
+def logging(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*args: Any) -> Any:
+        print(args)
+        return function(*args)
+
+    return inner
+
+
+def swapping(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*args: Any) -> Any:
+        return function("first", *args)
+
+    return inner
+
+
+def deciding(function: Callable[..., Any]) -> Callable[..., Any]:
+    chosen = function
+
+    @functools.wraps(function)
+    def inner(self: Any) -> Any:
+        nonlocal chosen
+        chosen = print
+        return chosen(self)
+
+    return inner
+
+
+def handing(function: Callable[..., Any]) -> Callable[..., Any]:
+    send = print
+
+    @functools.wraps(function)
+    def inner(self: Any) -> Any:
+        send(self)
+        return function(self)
+
+    return inner
+
+
+def step_of(self: Any, *args: Any) -> Any:
+    return self.writer.run(args)
+
+
+PLAIN = (frozenset({"writer"}), frozenset(), False)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (passing(step_of), PLAIN),
+        (bare(step_of), PLAIN),
+        (passing(bare(passing(step_of))), PLAIN),
+        (functools.lru_cache(passing(step_of)), PLAIN),
+        (contextlib.contextmanager(step_of), PLAIN),
+        (telling(step_of), (frozenset({"writer", "secret"}), frozenset({"calls"}), False)),
+        (passing(telling(passing(step_of))), (frozenset({"writer", "secret"}), frozenset({"calls"}), False)),
+        (indexing(step_of), (frozenset({"writer", "secret"}), frozenset(), False)),
+        (logging(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (swapping(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (deciding(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (handing(step_of), (frozenset({"writer"}), frozenset(), True)),
+    ],
+)
+def test_what_decorators_of_a_method_take_from_its_object_counts_as_well(
+    method: Callable[..., Any], expected: tuple[Any, ...]
+) -> None:
+    cls = type("Decorated", (), {"step": method, "outer": lambda self: self.step()})
+    for function in (method, cls.outer):  # type: ignore[attr-defined]
+        found = method_parts(cls, function)
+        assert (found.reads, found.writes, found.escapes) == expected
+
+
+def test_the_arguments_of_a_partial_method_count_as_its_code() -> None:
+    def cls(*args: Any, **kwargs: Any) -> Any:
+        return type("Partial", (), {"helper": functools.partialmethod(step_of, *args, **kwargs), "step": calls_helper})
+
+    found = [method_parts(made, made.step) for made in (cls(1), cls(2), cls(2), cls(2, x=1))]
+    assert [each.reads for each in found] == [{"writer"}] * 4
+    told = [each.parts["code of `self.helper`"] for each in found]
+    assert told[1] == told[2]
+    assert len(set(told)) == 3
+    used = [code_parts(from_text("def step(): return Helper", Helper=made)) for made in (cls(1), cls(2), cls(2))]
+    assert used[0] != used[1] == used[2]
+    for told in (object(), 1):
+        foreign = type("Partial", (), {"helper": functools.partialmethod(textwrap.fill, told), "step": calls_helper})
+        assert method_parts(foreign, foreign.step).reads == {"helper"}  # type: ignore[attr-defined]
+    unknown = cls(object())
+    assert method_parts(unknown, unknown.step).reads == {"helper", "writer"}
+
+
+def test_two_partial_methods_of_one_function_both_count() -> None:
+    def calls_both(self: Any) -> Any:
+        return self.helper(), self.other()
+
+    def told(*args: int) -> dict[str, bytes]:
+        helper, other = (functools.partialmethod(step_of, arg) for arg in args)
+        cls = type("Partial", (), {"helper": helper, "other": other, "step": calls_both})
+        return method_parts(cls, cls.step).parts  # type: ignore[attr-defined]
+
+    assert told(1, 2) == told(1, 2)
+    assert len({tuple(sorted(told(*args).items())) for args in ((1, 2), (1, 3), (2, 2))}) == 3
+
+
+def calls_helper(self: Any) -> Any:
+    return self.helper()

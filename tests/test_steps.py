@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -424,6 +424,48 @@ def test_a_step_of_wider_scope_that_reads_what_is_not_in_its_key_is_refused(stor
     with pytest.raises(StepKeyError, match=rf"self\.{name} of step"):
         Reading(storage=storage).run()
     assert computed == []
+
+
+def labelled(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def labelled(self: Any, *args: Any) -> Any:
+        return self.style, function(self, *args)
+
+    return labelled
+
+
+def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return timed
+
+
+def test_what_a_decorator_under_a_step_reads_is_refused_and_one_that_reads_nothing_is_not(storage: Storage) -> None:
+    class Decorated(Workflow):
+        style = "formal"
+
+        @step(cache="session")
+        @timed
+        def plain(self, text: str) -> str:
+            computed.append(text)
+            return text
+
+        @step(cache="session")
+        @timed
+        @labelled
+        def styled(self, text: str) -> str:
+            computed.append(text)
+            return text
+
+        def run(self, text: str) -> Any:
+            return self.styled(text) if text == "styled" else self.plain(text)
+
+    assert [Decorated(session_id="s", storage=storage).run("plain").content for _ in range(2)] == ["plain"] * 2
+    with pytest.raises(StepKeyError, match=r"self\.style of step 'styled'"):
+        Decorated(storage=storage).run("styled")
+    assert computed == ["plain"]
 
 
 def test_a_step_of_wider_scope_cannot_reach_the_state_in_another_way(storage: Storage) -> None:

@@ -35,10 +35,10 @@ from uuid import UUID
 
 from holdfast.canonical import combine, identity
 from holdfast.pieces import Unidentified
-from holdfast.sources import Memory, class_digest, code_digest, functions_in
+from holdfast.sources import Memory, bound_in, class_digest, code_digest, functions_in
 from holdfast.witness import ABSENT, Witness
 
-__all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special"]
+__all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special", "origin"]
 
 Parts: TypeAlias = dict[str, bytes]
 Special: TypeAlias = Callable[[str, Any], "Parts | None"]
@@ -163,13 +163,13 @@ class _Found:
 
     def _class(self, cls: type) -> bytes | None:
         """The digest of a class of the user's own; None for another."""
-        if is_foreign(*_origin(cls)):
+        if is_foreign(*origin(cls)):
             return None
         self._witness.namespace(cls)
         for value in list(vars(cls).values()):
             for function in functions_in(value):
                 self._witness.attribute(function, "__code__")
-            self._witness.digest(getattr(value, "_value_", value))
+            self._witness.digest(bound_in(value) or getattr(value, "_value_", value))
         return class_digest(cls)
 
     def _add(self, label: str, digest: bytes) -> None:
@@ -181,7 +181,7 @@ class _Found:
         if id(function) in self._seen:
             return
         self._seen.add(id(function))
-        if is_foreign(*_origin(function)):
+        if is_foreign(*origin(function)):
             self._foreign(function, label)
             return
         code = self._witness.attribute(function, "__code__")
@@ -198,7 +198,7 @@ class _Found:
         """A function of a package: its name, and what of the user's own it is put around."""
         self._add(label, _by_name(function))
         for link in self._links(function):
-            if isinstance(link, FunctionType) and not is_foreign(*_origin(link)):
+            if isinstance(link, FunctionType) and not is_foreign(*origin(link)):
                 self._function(link, label)
 
     def _defaults(self, function: FunctionType) -> None:
@@ -302,7 +302,7 @@ class _Found:
     def _helper(self, link: Any) -> bytes | None:
         if isinstance(link, type):
             return self._class(link)
-        if is_foreign(*_origin(link)):
+        if is_foreign(*origin(link)):
             return None
         code = self._witness.attribute(link, "__code__")
         defaults = self._witness.attribute(link, "__defaults__") or ()
@@ -349,8 +349,12 @@ def _is_immutable(value: Any) -> bool:
     return isinstance(value, _IMMUTABLE) or bool(frozen)
 
 
-def _origin(value: Any) -> tuple[str, str | None]:
-    """The module and the file of a function or class."""
+def origin(value: Any) -> tuple[str, str | None]:
+    """The module and the file of a function or class.
+
+    >>> origin(code_parts)[0]
+    'holdfast.fingerprint'
+    """
     if isinstance(value, FunctionType):
         # Not by its `__module__`, which a decorator copies from what it wraps.
         return str(value.__globals__.get("__name__", "")), value.__code__.co_filename

@@ -11,6 +11,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import dis
+import functools
 import linecache
 import sys
 import weakref
@@ -22,7 +24,17 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from holdfast.canonical import combine, digest_or_none, identity
 from holdfast.threads import lock_for_forks
 
-__all__ = ["Function", "Memory", "class_digest", "code_digest", "functions_in", "tree_of"]
+__all__ = [
+    "Function",
+    "Memory",
+    "assigned_in",
+    "bound_in",
+    "class_digest",
+    "code_digest",
+    "codes_in",
+    "functions_in",
+    "tree_of",
+]
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Known = TypeVar("_Known")
@@ -68,7 +80,7 @@ class _File:
         self.classes: dict[str, list[ast.ClassDef]] = {}
         self.codes: dict[str, list[CodeType]] = {}
         self._index(tree, "")
-        for inner in _codes_in(code):
+        for inner in codes_in(code):
             self.codes.setdefault(inner.co_qualname, []).append(inner)
 
     def _index(self, tree: ast.AST, scope: str) -> None:
@@ -117,11 +129,12 @@ def _tree_of_text(text: str) -> ast.Module:
     return ast.parse(text)
 
 
-def _codes_in(code: CodeType) -> Iterator[CodeType]:
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """All code objects that stand inside of one."""
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield constant
-            yield from _codes_in(constant)
+            yield from codes_in(constant)
 
 
 def _bytecode(code: CodeType) -> bytes:
@@ -171,6 +184,17 @@ code_digest = Memory(_own_code)
 """The digest of a function's code object: of its text without decorators, else of its bytecode."""
 
 
+def _assigned(code: CodeType) -> frozenset[str]:
+    found = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in _ASSIGNING}
+    inner = [assigned_in(item) for item in code.co_consts if isinstance(item, CodeType)]
+    return frozenset(code.co_freevars) & found.union(*inner)
+
+
+assigned_in = Memory(_assigned)
+"""The variables of the code around it that a function's code object assigns: `nonlocal`."""
+_ASSIGNING = frozenset({"STORE_DEREF", "DELETE_DEREF"})
+
+
 def functions_in(attribute: Any) -> Iterator[FunctionType]:
     """The plain functions that an attribute of a class is made of.
 
@@ -179,7 +203,6 @@ def functions_in(attribute: Any) -> Iterator[FunctionType]:
     """
     if isinstance(attribute, FunctionType):
         yield attribute
-        attribute = getattr(attribute, "__wrapped__", None)
     if isinstance(attribute, property):
         inner = [attribute.fget, attribute.fset, attribute.fdel]
     else:
@@ -188,6 +211,15 @@ def functions_in(attribute: Any) -> Iterator[FunctionType]:
     for item in inner:
         if item is not None:
             yield from functions_in(item)
+
+
+def bound_in(attribute: Any) -> list[Any]:
+    """What an attribute of a class gives to its function beside the arguments of a call.
+
+    >>> bound_in(functools.partialmethod(print, 1, sep=""))
+    [(1,), {'sep': ''}]
+    """
+    return [attribute.args, attribute.keywords] if isinstance(attribute, functools.partialmethod) else []
 
 
 def vars_of(value: Any) -> dict[str, Any]:
@@ -227,7 +259,7 @@ def class_digest(cls: type) -> bytes:
 def _facts(cls: type) -> list[Any]:
     """What the class that lives says itself: the text may have been edited since."""
     values = {
-        name: digest_or_none(getattr(value, "_value_", value))
+        name: digest_or_none(bound_in(value) or getattr(value, "_value_", value))
         for name, value in vars(cls).copy().items()
         if not (name.startswith("__") and name.endswith("__"))
     }

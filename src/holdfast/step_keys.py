@@ -9,12 +9,11 @@ Rules that must stay true:
 from __future__ import annotations
 
 import contextlib
-import dis
 import functools
 import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import msgspec
@@ -28,7 +27,7 @@ from holdfast.fingerprint import VARIABLE_ADVICE, Special, code_parts, is_workfl
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
 from holdfast.records import CODE_LABELS
-from holdfast.sources import Memory
+from holdfast.sources import assigned_in
 from holdfast.step_owner import StepOwner
 from holdfast.witness import Witness
 
@@ -185,21 +184,10 @@ def _closed_over(function: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     cells = getattr(function, "__closure__", None)  # of a callable that is no function there are none
     for name, cell in zip(function.__code__.co_freevars, cells, strict=True) if cells else ():
-        if name not in _assigned_in(function.__code__):
+        if name not in assigned_in(function.__code__):
             with contextlib.suppress(ValueError):
                 found[name] = cell.cell_contents
     return found
-
-
-def _assigned(code: CodeType) -> frozenset[str]:
-    found = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in _ASSIGNING}
-    inner = [_assigned_in(item) for item in code.co_consts if isinstance(item, CodeType)]
-    return frozenset(code.co_freevars) & found.union(*inner)
-
-
-_assigned_in = Memory(_assigned)
-"""The variables of the code around it that a function assigns: `nonlocal`."""
-_ASSIGNING: Final = frozenset({"STORE_DEREF", "DELETE_DEREF"})
 
 
 def _held_by(value: Any, levels: int = 5) -> Iterator[bytes]:
