@@ -1343,6 +1343,70 @@ def test_what_parallel_cannot_call_is_refused() -> None:
 # -- declaring --------------------------------------------------------------------------------------------------------
 
 
+LIMIT = 3
+
+
+def asks(client: Any, topic: str) -> Any:
+    return client, topic, LIMIT
+
+
+def uses_limit() -> Any:
+    return LIMIT
+
+
+def takes_all(**options: Any) -> Any:
+    return options
+
+
+class Naming(Workflow):
+    client = "c"
+
+    def helper(self) -> Any:
+        return self.client, LIMIT
+
+    def asked(self, topic: str) -> Any:
+        return self.helper()
+
+    def run(self) -> Any:
+        return self.asked("x")
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        *((asks, ["client"]), (asks, ["topic", "LIMIT"]), (takes_all, ["anything"]), (len, ["obj"])),
+        *((Naming.asked, [name]) for name in ("self", "topic", "client", "session_state", "LIMIT")),
+    ],
+)
+@pytest.mark.parametrize("cache", [None, "session"])
+def test_what_is_ignored_may_be_whatever_the_step_uses(
+    function: Any, names: list[str], cache: Any, storage: Storage
+) -> None:
+    if names == ["LIMIT"] and cache is None:
+        return  # a constant never counts there
+    declared = step(cache=cache, ignore=["client", *names] if function is Naming.asked and cache else names)(function)
+    if function is Naming.asked:
+        assert type("Named", (Naming,), {"asked": declared})(storage=storage).run().content == ("c", 3)
+
+
+@pytest.mark.parametrize("cache", [None, "session"])
+def test_what_is_ignored_but_is_neither_parameter_nor_named_by_the_code_is_refused(cache: Any) -> None:
+    declared = step(cache=cache, ignore=["clinet", "client"])(Naming.asked)
+    with pytest.raises(InvalidInput, match=r"(?s)Step 'asked' is to ignore 'clinet'.*Did you mean 'client'"):
+        type("Named", (Naming,), {"asked": declared})().run()
+    with pytest.raises(InvalidInput, match="'clinet'"):
+        step(cache=cache, ignore=["clinet"])(partial(asks, 1))
+
+
+def test_what_code_of_uses_names_may_be_ignored() -> None:
+    def calls() -> Any:
+        return uses_limit()
+
+    step(cache="session", ignore=["LIMIT"], uses=[uses_limit])(calls)
+    with pytest.raises(InvalidInput, match="'LIMIT'"):
+        step(cache="session", ignore=["LIMIT"])(calls)
+
+
 @pytest.mark.parametrize(
     "declare",
     [
@@ -1357,6 +1421,8 @@ def test_what_parallel_cannot_call_is_refused() -> None:
         lambda: step(len, version="2"),
         lambda: step(len, uses=[max]),
         lambda: step(len, depends=lambda self: 1),
+        lambda: step(ignore=["clinet"])(asks),
+        lambda: step(cache="session", ignore="clinet")(asks),
         lambda: step(len, cache=3),  # type: ignore[call-overload]
         lambda: step(len, cache="everywhere"),  # type: ignore[call-overload]
         lambda: Cache("session", shared=True),

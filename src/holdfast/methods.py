@@ -19,7 +19,7 @@ from typing import Any
 
 from holdfast.canonical import combine
 from holdfast.fingerprint import Parts, Special, code_parts, is_foreign, nothing_special, origin
-from holdfast.sources import Function, Memory, assigned_in, bound_in, codes_in, functions_in, tree_of
+from holdfast.sources import Function, Memory, assigned_in, bound_in, codes_in, functions_in, names_in, tree_of
 from holdfast.witness import ABSENT, Witness
 
 __all__ = ["MethodParts", "SelfUse", "method_parts", "self_use"]
@@ -53,12 +53,14 @@ class MethodParts:
         reads: all other attributes that are read from the object anywhere there.
         writes: the attributes that are assigned or deleted.
         escapes: whether the object itself is passed on, or nobody can tell.
+        names: whatever is named anywhere there.
     """
 
     parts: Parts
     reads: frozenset[str]
     writes: frozenset[str]
     escapes: bool
+    names: frozenset[str]
 
 
 def self_use(function: Callable[..., Any]) -> SelfUse:
@@ -101,6 +103,7 @@ def method_parts(
     reads: set[str] = set()
     writes: set[str] = set()
     escapes = not pending
+    names: set[str] = set()
     seen: set[int] = set()
     counted: set[tuple[str, int]] = set()
     while pending:
@@ -108,6 +111,7 @@ def method_parts(
         if id(layer) in seen:
             continue
         seen.add(id(layer))
+        names |= names_in(layer.__code__)
         use = _use_of(layer.__code__)
         writes |= use.writes
         escapes |= use.escapes
@@ -132,7 +136,7 @@ def method_parts(
                     _merge(parts, more)
                     if not isinstance(attribute, staticmethod):
                         pending += _layers(method, witness)
-    return MethodParts(parts, frozenset(reads), frozenset(writes), escapes)
+    return MethodParts(parts, frozenset(reads), frozenset(writes), escapes, frozenset(names))
 
 
 def _layers(function: Any, witness: Witness) -> list[FunctionType]:

@@ -184,6 +184,15 @@ code_digest = Memory(_own_code)
 """The digest of a function's code object: of its text without decorators, else of its bytecode."""
 
 
+def _names(code: CodeType) -> frozenset[str]:
+    own = (*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars)
+    return frozenset(own).union(*(names_in(item) for item in code.co_consts if isinstance(item, CodeType)))
+
+
+names_in: Memory[frozenset[str]] = Memory(_names)
+"""Whatever a code object names: variables and attributes, anywhere in it."""
+
+
 def _assigned(code: CodeType) -> frozenset[str]:
     found = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in _ASSIGNING}
     inner = [assigned_in(item) for item in code.co_consts if isinstance(item, CodeType)]

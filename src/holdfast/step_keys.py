@@ -112,11 +112,13 @@ def _found_out(step: Step, workflow: StepOwner, *, is_method: bool) -> Known:
         used = method_parts(
             type(workflow), step.function, options.uses, step=options.name, special=special, witness=witness
         )
+        step.require_named({*used.names, *dir(workflow)})
         _require_known(step, workflow, used)
         code = used.parts
         methods = frozenset(label[len(_OF_METHOD) : -1] for label in code if label.startswith(_OF_METHOD))
         agents = [name for name in sorted(used.reads) if _is_agent(workflow, name)]
     else:
+        step.require_named(())
         code = code_parts(step.function, options.uses, step=options.name, special=special, witness=witness)
     if options.version is not None:
         # The version stands for the code, but not for what the code works with.
