@@ -22,6 +22,7 @@ import pytest
 from holdfast import Agent, Workflow, sources
 from holdfast.errors import StepKeyError
 from holdfast.fingerprint import code_parts, is_foreign
+from holdfast.imports import imports_of
 from holdfast.methods import SelfUse, method_parts, self_use
 
 HELPERS = '''
@@ -909,3 +910,126 @@ def test_two_partial_methods_of_one_function_both_count() -> None:
 
 def calls_helper(self: Any) -> Any:
     return self.helper()
+
+
+LATE = """
+import time
+LIMIT = 3
+
+def own():
+    return 1
+
+def step():
+    import json, tools
+    from pack import more
+    from pack.inner import deep as deeper
+    from tools import helper
+    from late import own
+    return helper(), more.x(), deeper(), json, tools, own()
+"""
+TELL = """
+import json, sys
+sys.path.insert(0, ".")
+import late
+from holdfast.fingerprint import code_parts
+def told():
+    return {label: digest.hex() for label, digest in code_parts(late.step).items()}
+before = told()
+loaded = sorted({"tools", "pack", "pack.more", "pack.inner"} & set(sys.modules))
+late.step()
+print(json.dumps([before, told(), loaded]))
+"""
+
+
+def test_what_a_function_imports_when_it_is_called_counts_by_its_text(tmp_path: Path) -> None:
+    (tmp_path / "pack").mkdir()
+    texts = {
+        "late.py": LATE,
+        "tools.py": "LIMIT = 1\ndef helper():\n    return LIMIT\n",
+        "pack/__init__.py": "",
+        "pack/more.py": "def x():\n    return 1\n",
+        "pack/inner.py": "def deep():\n    return 1\n",
+    }
+
+    def told(**edits: str) -> dict[str, str]:
+        for name, text in texts.items():
+            (tmp_path / name).write_text(edits.get(Path(name).stem, text), encoding="utf-8")
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", TELL], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        before, after, loaded = json.loads(done.stdout)
+        assert loaded == [], "nothing is loaded to find out"
+        assert before == after
+        found: dict[str, str] = before
+        return found
+
+    first = told()
+    modules = {f"code of module `{name}`" for name in ("tools", "pack", "pack.more", "pack.inner")}
+    assert set(first) == {"code of `step`", "code of helper `own`", *modules}
+    edits = [
+        ({"tools": "LIMIT = 2\ndef helper():\n    return LIMIT\n"}, {"tools"}),
+        ({"tools": '"""Tools."""\nLIMIT = 1  # a comment\ndef helper():\n    return LIMIT\n'}, set()),
+        ({"more": "def x():\n    return 2\n"}, {"pack.more"}),
+        ({"inner": "def deep():\n    return 2\n"}, {"pack.inner"}),
+        ({}, set()),
+    ]
+    for edit, changed in edits:
+        after = told(**edit)
+        assert {label for label in first if first[label] != after[label]} == {f"code of module `{n}`" for n in changed}
+
+
+def test_a_module_whose_file_was_edited_since_it_was_loaded_counts_by_what_it_holds(
+    module: Callable[..., Any],
+) -> None:
+    late = module("def step():\n    import made\n    return made.x()\n", "late")
+    text = "LIMIT = {}\nclass Shape:\n    def area(self):\n        return 1\ndef x():\n    return LIMIT\n"
+    made = module(text.format(1))
+    file = Path(made.__file__)
+    os.utime(file, (1, 1))
+
+    def told() -> bytes:
+        return code_parts(late.step)["code of module `made`"]
+
+    first = told()
+    file.write_text(text.format(2), encoding="utf-8")
+    edited = told()
+    made.LIMIT = 2
+    assert edited != first
+    sys.modules.pop("made")
+    unloaded = told()
+    assert edited not in (first, unloaded)
+    importlib.invalidate_caches()
+    importlib.import_module("made")
+    assert told() == unloaded
+    file.write_text("def x(:\n", encoding="utf-8")
+    broken = told()
+    assert broken not in (first, unloaded, edited)
+    file.unlink()
+    assert told() == broken
+    sys.modules.pop("late")
+
+
+def test_what_is_imported_and_is_not_there_or_not_the_users_own_does_not_count() -> None:
+    def step() -> Any:
+        import json.decoder
+        import sys as system
+
+        import pydantic.main
+        from missing.inner import thing  # type: ignore[import-not-found]
+
+        return json, pydantic, system, thing
+
+    assert set(code_parts(step)) == {"code of `step`"}
+
+
+def test_relative_imports_are_those_of_the_package() -> None:
+    text = """
+        def step():
+            from . import more
+            def inner():
+                from .inner import deep
+            return inner
+        """
+    assert list(imports_of(from_text(text, __package__="pack"))) == [("pack", ("more",)), ("pack.inner", ("deep",))]
+    assert list(imports_of(from_text(text))) == []

@@ -2,7 +2,8 @@
 
 Rules that must stay true:
 - the parts are the function, the helpers of the user's own that it names (one level; more by `uses`), the values of
-  the module's constants that it names, of its defaults and of the variables that it closes over;
+  the module's constants that it names, of its defaults and of the variables that it closes over, and the texts of the
+  modules that it imports when it is called;
 - what has no identity is left out among constants, and is an error among closed-over variables: those are inputs;
 - asking again costs little, and sees whatever was assigned since.
 """
@@ -34,6 +35,7 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from holdfast.canonical import combine, identity
+from holdfast.imports import file_of, imports_of, module_digest
 from holdfast.pieces import Unidentified
 from holdfast.sources import Memory, bound_in, class_digest, code_digest, functions_in
 from holdfast.witness import ABSENT, Witness
@@ -193,6 +195,20 @@ class _Found:
             self._variable(name, value)
         for name, value in _named(function, variables, self._witness):
             self._named(name, value, function)
+        for module, taken in imports_of(function):
+            self._imported(module, taken, function)
+
+    def _imported(self, module: str, taken: tuple[str, ...], function: FunctionType) -> None:
+        """What a function imports when it is called."""
+        if module == function.__globals__.get("__name__"):
+            for name in taken:
+                if (value := self._witness.item(function.__globals__, name)) is not ABSENT:
+                    self._named(name, value, function)
+            return
+        # What is taken from a package may be a module of it.
+        for name in (module, *(f"{module}.{each}" for each in taken)):
+            if self._special(name, None) is None and (digest := self._witness.again(functools.partial(_module, name))):
+                self._add(f"code of module `{name}`", digest)
 
     def _foreign(self, function: FunctionType, label: str) -> None:
         """A function of a package: its name, and what of the user's own it is put around."""
@@ -310,6 +326,14 @@ class _Found:
         named = [self._witness.item(keywords, name) for name in sorted(keywords)]
         held = [*defaults, *named, *map(self._content, link.__closure__ or ())]
         return combine([code_digest(code), *(self._witness.digest(value) or b"" for value in held)])
+
+
+def _module(name: str) -> bytes | None:
+    """The digest of a module of the user's own; None for another."""
+    if is_foreign(name, None):
+        return None
+    file = file_of(name)
+    return None if file is None or is_foreign(name, file) else module_digest(name, file)
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:

@@ -33,6 +33,9 @@ __all__ = [
     "code_digest",
     "codes_in",
     "functions_in",
+    "is_what_runs",
+    "names_in",
+    "text_digest",
     "tree_of",
 ]
 
@@ -79,6 +82,9 @@ class _File:
         self.functions: dict[tuple[str, int], list[Function]] = {}
         self.classes: dict[str, list[ast.ClassDef]] = {}
         self.codes: dict[str, list[CodeType]] = {}
+        self.tree = tree
+        self.digest: bytes | None = None
+        """That of its whole text, once somebody has asked."""
         self._index(tree, "")
         for inner in codes_in(code):
             self.codes.setdefault(inner.co_qualname, []).append(inner)
@@ -162,10 +168,25 @@ tree_of: Memory[Function | None] = Memory(_tree)
 """The syntax tree of a function's code object, if its text is to be had and is what runs."""
 
 
+def is_what_runs(code: CodeType) -> bool:
+    """Whether a function's code object is what its text compiles to as it is now."""
+    return _tree(code) is not None
+
+
+def text_digest(name: str) -> bytes | None:
+    """The digest of the text of a file, without comments and docstrings; None if that is no Python."""
+    file = _file(name)
+    if file is not None and file.digest is None:
+        file.digest = identity(_normalised(file.tree), "code")
+    return None if file is None else file.digest
+
+
 def _normalised(tree: ast.AST) -> str:
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node, False):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(
+            node, False
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(ast.fix_missing_locations(tree))
 
