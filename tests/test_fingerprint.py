@@ -705,7 +705,7 @@ SUFFIX = "!"
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_how_a_method_uses_its_object_is_read_off_its_text(method: Callable[..., Any], use: SelfUse) -> None:
+def test_how_a_method_uses_its_object_is_read_off_its_text(method: types.FunctionType, use: SelfUse) -> None:
     assert self_use(method) == use
 
 
@@ -714,6 +714,7 @@ def test_a_method_without_source_uses_its_object_in_a_way_that_nobody_can_tell()
     assert self_use(from_text("def step(self): return lambda: self")) == SelfUse(escapes=True)
     assert self_use(from_text("def step(self, x): return x, lambda: x")) == SelfUse()
     assert self_use(from_text("def step(self, x): return eval(x)")) == SelfUse(escapes=True)
+    assert self_use(from_text("def step(self, x): return x.eval()")) == SelfUse()
 
 
 def test_methods_that_a_method_calls_count_as_code_and_their_attributes_too() -> None:

@@ -63,8 +63,8 @@ class MethodParts:
     names: frozenset[str]
 
 
-def self_use(function: Callable[..., Any]) -> SelfUse:
-    """How a method, as it stands in its class, uses the object.
+def self_use(function: FunctionType) -> SelfUse:
+    """How one function of a method uses the object; what it is put around is not looked at.
 
     A function without parameters uses none. One whose text is not to be had, and that mentions its first parameter,
     is said to let the object escape.
@@ -74,7 +74,7 @@ def self_use(function: Callable[..., Any]) -> SelfUse:
     ... )
     True
     """
-    return _use_of(inspect.unwrap(function).__code__)
+    return _use_of(function.__code__)
 
 
 def method_parts(
@@ -112,7 +112,7 @@ def method_parts(
             continue
         seen.add(id(layer))
         names |= names_in(layer.__code__)
-        use = _use_of(layer.__code__)
+        use = self_use(layer)
         writes |= use.writes
         escapes |= use.escapes
         for name in sorted(use.passes):
@@ -206,14 +206,11 @@ def _mentions(code: CodeType, name: str) -> bool:
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     used = any(
         name in (found if isinstance(found := instruction.argval, tuple) else (found,))
+        or (instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in _LOOK_AROUND)
         for instruction in dis.get_instructions(code)
         if not instruction.opname.startswith(("MAKE_CELL", "COPY_FREE_VARS"))
     )
-    return (
-        used
-        or not _LOOK_AROUND.isdisjoint(code.co_names)
-        or any(_mentions(constant, name) for constant in inner if name in constant.co_freevars)
-    )
+    return used or any(_mentions(constant, name) for constant in inner if name in constant.co_freevars)
 
 
 def _same_throughout(code: CodeType) -> frozenset[str]:
