@@ -100,6 +100,7 @@ LAYERS = [
     # what identifies the result of a step
     "holdfast.methods",
     "holdfast.fingerprint",
+    "holdfast.imports",
     "holdfast.sources",
     "holdfast.witness",
     "holdfast.canonical",

@@ -18,12 +18,12 @@ import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass, replace
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, create_model
 from pydantic_ai.messages import (
     ImageUrl,
     ModelRequest,
@@ -60,6 +60,14 @@ class Loose(BaseModel):
     model_config = ConfigDict(extra="allow")
     a: int = 1
     seen: float = Field(0.0, exclude=True)
+
+
+class Private(BaseModel):
+    _told: int = PrivateAttr()
+
+    def __init__(self, told: int = 1) -> None:
+        super().__init__()
+        self._told = told
 
 
 class Names(RootModel[list[str]]):
@@ -127,6 +135,7 @@ DISTINCT: list[Any] = [
     *(1, True, 1.0, "1", b"1", [1], {1: 1}, {"1": 1}, None, "None", False, 0, 0.0, -0.0, "", b"", [], {}, set()),
     *(math.inf, -math.inf, math.nan, 1j, complex(0, -0.0), complex(-0.0, 0), ..., 2**64, -(2**63) - 1, 2**200),
     *(M(), M2(), M(a=2), M(b={"x": 1}), Loose(), Loose(a=1, c=2), Loose(a=1, c=3), Names(["a"]), Names(["b"])),
+    *(Loose(seen=1.0), Loose(seen=2.0), Private(), Private(2), Loose.model_validate({"_told": 1})),
     *(Point(), Point(1), Other(), Pair(), Pair(1), Colour.RED, Colour.GREEN, Paint.RED, Level.LOW),
     *(Access.READ, Access.WRITE, Access.READ | Access.WRITE, Access(0)),
     *(MyStr("1"), MyInt(1), MyList([1]), collections.Counter("a"), collections.defaultdict(int, {"a": 1}), {"a": 1}),
@@ -199,7 +208,7 @@ EQUAL: list[tuple[Any, Any]] = [
     ({1: "a", "b": b""}, {"b": b"", 1: "a"}),
     (M(), M(a=1)),
     (M(), M.model_construct(a=1, b={})),
-    (Loose(seen=1.0), Loose(seen=2.0)),
+    (Private(), Private(1)),
     (Loose(a=1, c=2, d=3), Loose(d=3, c=2)),
     (Point(1, 2, "here"), Point(1, 2, "there")),
     (b"ab", bytearray(b"ab")),
@@ -363,6 +372,8 @@ CASES: list[tuple[Any, str]] = [
     ({print}, "argument topic{<builtin_function_or_method>} "),
     (Point(x=object()), "argument topic.x "),  # type: ignore[arg-type]
     (M.model_construct(b={"c": json}), "argument topic.b['c'] "),
+    (Loose(seen=1.0).model_copy(update={"seen": object()}), "argument topic.seen "),
+    (Private(object()), "argument topic._told "),  # type: ignore[arg-type]
     (Pair(x=iter([])), "argument topic.x "),  # type: ignore[arg-type]
     (RunResponse(content=[object()]), "argument topic.content[0] "),
     (Keyed({"k": object()}), "argument topic.__cache_key__()['k'] "),
@@ -526,6 +537,49 @@ def test_a_flag_with_a_bit_that_has_no_name_counts_by_its_value() -> None:
     unnamed._name_, unnamed._value_ = None, 8
     assert digest(unnamed) != digest(Bits.ONE)
     assert digest(Bits(9)) != digest(Bits(5))
+
+
+def test_an_enum_counts_by_name_and_value_and_by_its_name_where_the_value_has_no_identity() -> None:
+    def member(value: Any, name: str = "RED") -> bytes:
+        return digest(enum.Enum("Paint", {name: value}, module=__name__).__members__[name])
+
+    assert member(1) == member(1)
+    assert len({member(value) for value in (1, 2, "1", True, object())}) == 5
+    assert member(1, "BLUE") != member(1)
+    shared = [1]
+    assert member([shared, object(), shared]) == member(object()), "what was looked at in vain is forgotten"
+
+
+def test_what_a_dataclass_does_not_compare_may_have_no_identity() -> None:
+    assert digest(Point(label=object())) == digest(Point())  # type: ignore[arg-type]
+
+
+def test_two_classes_of_one_name_are_told_apart_by_their_fields() -> None:
+    def classes() -> list[Any]:
+        return [
+            create_model("Answer", text=(str, ...)),
+            create_model("Answer", text=(str | None, ...)),
+            create_model("Answer", text=(Annotated[str, Field(max_length=9)], ...)),
+            create_model("Answer", __base__=M, text=(str, ...)),
+            make_dataclass("Answer", [("text", str)]),
+            make_dataclass("Answer", [("text", Any)]),
+        ]
+
+    digests = [digest(cls(text="x")) for cls in classes()]
+    assert len(set(digests)) == len(digests)
+    assert digests == [digest(cls(text="x")) for cls in classes()]
+    named = [digest(cls) for cls in classes()]
+    assert len(set(named)) == len(named)
+
+
+def test_the_class_of_a_generic_model_counts_the_same_wherever_it_was_made(run_python: Callable[[str], str]) -> None:
+    made = (
+        "from typing import Generic, TypeVar\nfrom pydantic import BaseModel\nfrom holdfast.canonical import digest\n"
+        "T = TypeVar('T')\nclass Box(BaseModel, Generic[T]):\n    inside: T\n"
+        "def inside():\n    return Box[int](inside=1)\n"
+    )
+    tell = "print(digest({}, 'x', 'y').hex())"
+    assert run_python(made + tell.format("Box[int](inside=1)")) == run_python(made + tell.format("inside()"))
 
 
 def test_a_class_is_known_by_its_module_and_name() -> None:

@@ -22,6 +22,7 @@ import pytest
 from holdfast import Agent, Workflow, sources
 from holdfast.errors import StepKeyError
 from holdfast.fingerprint import code_parts, is_foreign
+from holdfast.imports import imports_of
 from holdfast.methods import SelfUse, method_parts, self_use
 
 HELPERS = '''
@@ -653,6 +654,21 @@ class Writer:
     def rest(*args: Any) -> Any:
         return args[0]
 
+    def looks_around(self) -> Any:
+        return locals()["self"]
+
+    def looks_at_variables(self) -> Any:
+        return vars()
+
+    def looks_at_variables_of_another(self, other: Any) -> Any:
+        return vars(other)
+
+    def evaluates(self) -> Any:
+        return eval("self.hidden")
+
+    def names_eval(self, eval: Any) -> Any:  # noqa: A002
+        return eval(self.writer)
+
     def loop(self) -> Any:
         return self.loop_back()
 
@@ -679,12 +695,17 @@ SUFFIX = "!"
         (Writer.calls_super, SelfUse(escapes=True)),
         (Writer.decorated, SelfUse(frozenset({"wrap"}))),
         (Writer.nothing, SelfUse()),
+        (Writer.looks_around, SelfUse(escapes=True)),
+        (Writer.looks_at_variables, SelfUse(escapes=True)),
+        (Writer.looks_at_variables_of_another, SelfUse()),
+        (Writer.evaluates, SelfUse(escapes=True)),
+        (Writer.names_eval, SelfUse(frozenset({"writer"}))),
         (Writer.rest, SelfUse(escapes=True)),
         (lambda: 1, SelfUse()),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_how_a_method_uses_its_object_is_read_off_its_text(method: Callable[..., Any], use: SelfUse) -> None:
+def test_how_a_method_uses_its_object_is_read_off_its_text(method: types.FunctionType, use: SelfUse) -> None:
     assert self_use(method) == use
 
 
@@ -692,6 +713,8 @@ def test_a_method_without_source_uses_its_object_in_a_way_that_nobody_can_tell()
     assert self_use(from_text("def step(self): return self.x")) == SelfUse(escapes=True)
     assert self_use(from_text("def step(self): return lambda: self")) == SelfUse(escapes=True)
     assert self_use(from_text("def step(self, x): return x, lambda: x")) == SelfUse()
+    assert self_use(from_text("def step(self, x): return eval(x)")) == SelfUse(escapes=True)
+    assert self_use(from_text("def step(self, x): return x.eval()")) == SelfUse()
 
 
 def test_methods_that_a_method_calls_count_as_code_and_their_attributes_too() -> None:
@@ -748,3 +771,266 @@ def test_constants_of_two_modules_that_are_named_alike_both_count(module: Callab
 
     assert parts(1) != parts(2)
     assert parts(1) == parts(1)
+
+
+def passing(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs), args[1:], len(args), args[1]
+
+    return inner
+
+
+def bare(function: Callable[..., Any]) -> Callable[..., Any]:
+    def inner(self: Any, *args: Any) -> Any:
+        return [function(self, *args) for _ in args]
+
+    return inner
+
+
+def telling(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(self: Any, *args: Any) -> Any:
+        self.calls = 1
+        return self.secret, function(self, *args)
+
+    return inner
+
+
+def indexing(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*args: Any) -> Any:
+        return args[0].secret, function(*args)
+
+    return inner
+
+
+def logging(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*args: Any) -> Any:
+        print(args)
+        return function(*args)
+
+    return inner
+
+
+def swapping(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def inner(*args: Any) -> Any:
+        return function("first", *args)
+
+    return inner
+
+
+def deciding(function: Callable[..., Any]) -> Callable[..., Any]:
+    chosen = function
+
+    @functools.wraps(function)
+    def inner(self: Any) -> Any:
+        nonlocal chosen
+        chosen = print
+        return chosen(self)
+
+    return inner
+
+
+def handing(function: Callable[..., Any]) -> Callable[..., Any]:
+    send = print
+
+    @functools.wraps(function)
+    def inner(self: Any) -> Any:
+        send(self)
+        return function(self)
+
+    return inner
+
+
+def step_of(self: Any, *args: Any) -> Any:
+    return self.writer.run(args)
+
+
+PLAIN = (frozenset({"writer"}), frozenset(), False)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (passing(step_of), PLAIN),
+        (bare(step_of), PLAIN),
+        (passing(bare(passing(step_of))), PLAIN),
+        (functools.lru_cache(passing(step_of)), PLAIN),
+        (contextlib.contextmanager(step_of), PLAIN),
+        (telling(step_of), (frozenset({"writer", "secret"}), frozenset({"calls"}), False)),
+        (passing(telling(passing(step_of))), (frozenset({"writer", "secret"}), frozenset({"calls"}), False)),
+        (indexing(step_of), (frozenset({"writer", "secret"}), frozenset(), False)),
+        (logging(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (swapping(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (deciding(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (handing(step_of), (frozenset({"writer"}), frozenset(), True)),
+    ],
+)
+def test_what_decorators_of_a_method_take_from_its_object_counts_as_well(
+    method: Callable[..., Any], expected: tuple[Any, ...]
+) -> None:
+    cls = type("Decorated", (), {"step": method, "outer": lambda self: self.step()})
+    for function in (method, cls.outer):  # type: ignore[attr-defined]
+        found = method_parts(cls, function)
+        assert (found.reads, found.writes, found.escapes) == expected
+
+
+def test_the_arguments_of_a_partial_method_count_as_its_code() -> None:
+    def cls(*args: Any, **kwargs: Any) -> Any:
+        return type("Partial", (), {"helper": functools.partialmethod(step_of, *args, **kwargs), "step": calls_helper})
+
+    found = [method_parts(made, made.step) for made in (cls(1), cls(2), cls(2), cls(2, x=1))]
+    assert [each.reads for each in found] == [{"writer"}] * 4
+    told = [each.parts["code of `self.helper`"] for each in found]
+    assert told[1] == told[2]
+    assert len(set(told)) == 3
+    used = [code_parts(from_text("def step(): return Helper", Helper=made)) for made in (cls(1), cls(2), cls(2))]
+    assert used[0] != used[1] == used[2]
+    for told in (object(), 1):
+        foreign = type("Partial", (), {"helper": functools.partialmethod(textwrap.fill, told), "step": calls_helper})
+        assert method_parts(foreign, foreign.step).reads == {"helper"}  # type: ignore[attr-defined]
+    unknown = cls(object())
+    assert method_parts(unknown, unknown.step).reads == {"helper", "writer"}
+
+
+def test_two_partial_methods_of_one_function_both_count() -> None:
+    def calls_both(self: Any) -> Any:
+        return self.helper(), self.other()
+
+    def told(*args: int) -> dict[str, bytes]:
+        helper, other = (functools.partialmethod(step_of, arg) for arg in args)
+        cls = type("Partial", (), {"helper": helper, "other": other, "step": calls_both})
+        return method_parts(cls, cls.step).parts  # type: ignore[attr-defined]
+
+    assert told(1, 2) == told(1, 2)
+    assert len({tuple(sorted(told(*args).items())) for args in ((1, 2), (1, 3), (2, 2))}) == 3
+
+
+def calls_helper(self: Any) -> Any:
+    return self.helper()
+
+
+LATE = """
+import time
+LIMIT = 3
+
+def own():
+    return 1
+
+def step():
+    import json, tools
+    from pack import more
+    from pack.inner import deep as deeper
+    from tools import helper
+    from late import own
+    return helper(), more.x(), deeper(), json, tools, own()
+"""
+TELL = """
+import json, sys
+sys.path.insert(0, ".")
+import late
+from holdfast.fingerprint import code_parts
+def told():
+    return {label: digest.hex() for label, digest in code_parts(late.step).items()}
+before = told()
+loaded = sorted({"tools", "pack", "pack.more", "pack.inner"} & set(sys.modules))
+late.step()
+print(json.dumps([before, told(), loaded]))
+"""
+
+
+def test_what_a_function_imports_when_it_is_called_counts_by_its_text(tmp_path: Path) -> None:
+    (tmp_path / "pack").mkdir()
+    texts = {
+        "late.py": LATE,
+        "tools.py": "LIMIT = 1\ndef helper():\n    return LIMIT\n",
+        "pack/__init__.py": "",
+        "pack/more.py": "def x():\n    return 1\n",
+        "pack/inner.py": "def deep():\n    return 1\n",
+    }
+
+    def told(**edits: str) -> dict[str, str]:
+        for name, text in texts.items():
+            (tmp_path / name).write_text(edits.get(Path(name).stem, text), encoding="utf-8")
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", TELL], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        before, after, loaded = json.loads(done.stdout)
+        assert loaded == [], "nothing is loaded to find out"
+        assert before == after
+        found: dict[str, str] = before
+        return found
+
+    first = told()
+    modules = {f"code of module `{name}`" for name in ("tools", "pack", "pack.more", "pack.inner")}
+    assert set(first) == {"code of `step`", "code of helper `own`", *modules}
+    edits = [
+        ({"tools": "LIMIT = 2\ndef helper():\n    return LIMIT\n"}, {"tools"}),
+        ({"tools": '"""Tools."""\nLIMIT = 1  # a comment\ndef helper():\n    return LIMIT\n'}, set()),
+        ({"more": "def x():\n    return 2\n"}, {"pack.more"}),
+        ({"inner": "def deep():\n    return 2\n"}, {"pack.inner"}),
+        ({}, set()),
+    ]
+    for edit, changed in edits:
+        after = told(**edit)
+        assert {label for label in first if first[label] != after[label]} == {f"code of module `{n}`" for n in changed}
+
+
+def test_a_module_whose_file_was_edited_since_it_was_loaded_counts_by_what_it_holds(
+    module: Callable[..., Any],
+) -> None:
+    late = module("def step():\n    import made\n    return made.x()\n", "late")
+    text = "LIMIT = {}\nclass Shape:\n    def area(self):\n        return 1\ndef x():\n    return LIMIT\n"
+    made = module(text.format(1))
+    file = Path(made.__file__)
+    os.utime(file, (1, 1))
+
+    def told() -> bytes:
+        return code_parts(late.step)["code of module `made`"]
+
+    first = told()
+    file.write_text(text.format(2), encoding="utf-8")
+    edited = told()
+    made.LIMIT = 2
+    assert edited != first
+    sys.modules.pop("made")
+    unloaded = told()
+    assert edited not in (first, unloaded)
+    importlib.invalidate_caches()
+    importlib.import_module("made")
+    assert told() == unloaded
+    file.write_text("def x(:\n", encoding="utf-8")
+    broken = told()
+    assert broken not in (first, unloaded, edited)
+    file.unlink()
+    assert told() == broken
+    sys.modules.pop("late")
+
+
+def test_what_is_imported_and_is_not_there_or_not_the_users_own_does_not_count() -> None:
+    def step() -> Any:
+        import json.decoder
+        import sys as system
+
+        import pydantic.main
+        from missing.inner import thing  # type: ignore[import-not-found]
+
+        return json, pydantic, system, thing
+
+    assert set(code_parts(step)) == {"code of `step`"}
+
+
+def test_relative_imports_are_those_of_the_package() -> None:
+    text = """
+        def step():
+            from . import more
+            def inner():
+                from .inner import deep
+            return inner
+        """
+    assert list(imports_of(from_text(text, __package__="pack"))) == [("pack", ("more",)), ("pack.inner", ("deep",))]
+    assert list(imports_of(from_text(text))) == []

@@ -21,6 +21,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic_ai import Agent as PydanticAgent
+from pydantic_ai.messages import ModelResponse, TextPart
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.test import TestModel
 
 import postgres
 from holdfast import Agent, RunResponse, step, turns
@@ -603,6 +607,64 @@ def test_agents_without_a_name_are_told_apart_by_what_they_are_told() -> None:
     assert Reviewing(session_id="s", storage=storage).resume(run_id).content == answers
 
 
+def answering(reply: str) -> Any:
+    return lambda messages, info: ModelResponse([TextPart(reply)])
+
+
+class Callee:
+    """A callable without identity."""
+
+    def __init__(self, reply: str) -> None:
+        self.reply = reply
+
+    def __call__(self, *_: Any) -> Any:
+        return ModelResponse([TextPart(self.reply)])
+
+
+class OtherCallee(Callee):
+    """Another one."""
+
+
+def first(*_: Any) -> Any:
+    return ModelResponse([TextPart("first")])
+
+
+def second(*_: Any) -> Any:
+    return ModelResponse([TextPart("second")])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: [Agent(FunctionModel(answering(reply)), cache="run") for reply in ("first", "second")],
+        lambda: [Agent(FunctionModel(function), cache="run") for function in (first, second)],
+        lambda: [Agent(FunctionModel(kind("any")), cache="run") for kind in (Callee, OtherCallee)],
+        lambda: [Agent(TestModel(custom_output_text=reply), cache="run") for reply in ("first", "second")],
+        lambda: [Agent(lambda text, reply=reply: reply, cache="run") for reply in ("first", "second")],  # type: ignore[misc]
+        lambda: [Agent("offline", base_url=None, model_settings={"seed": seed}, cache="run") for seed in (1, 2)],
+        lambda: [Agent(PydanticAgent(TestModel(custom_output_text=reply)), cache="run") for reply in ("a", "b")],
+        lambda: [Agent("offline", output_type=kind, cache="run") for kind in (str, [str])],
+    ],
+)
+def test_agents_without_a_name_are_told_apart_by_their_models(made: Callable[[], list[Agent]]) -> None:
+    class Reviewing(Workflow):
+        def run(self, text: str) -> Any:
+            agents = made()
+            order = [1, 0] if "fixed" in done else [0, 1]
+            answers = {place: agents[place].run(text).agent_run_id for place in order}
+            done.append(answers)
+            do("end")
+            return [answers[0], answers[1]]
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Reviewing(session_id="s", storage=storage), "a text")
+    answers = done[0]
+    broken.clear()
+    done.append("fixed")
+    assert Reviewing(session_id="s", storage=storage).resume(run_id).content == [answers[0], answers[1]]
+
+
 def closed_over(url: str) -> Callable[[], str]:
     def get() -> str:
         return page(url)
@@ -626,6 +688,82 @@ def test_what_a_callable_holds_tells_its_calls_apart(made: Callable[[str], Calla
     done.append("fixed")
     assert Fetching(session_id="s", storage=storage).resume(run_id).content == {"a": "page a", "b": "page b"}
     assert storage.find_runs("")[0].savings.hits == 2
+
+
+def scaling(by: Any, log: list[Any], client: object) -> Callable[[int], Any]:
+    total = 0
+
+    @step
+    def scale(number: int) -> Any:
+        nonlocal total
+        total += 1
+        log.append(number)
+        assert client is not None
+        return do((number, by(number) if callable(by) else str(by)))
+
+    return scale
+
+
+@pytest.mark.parametrize("values", [(2, 3), ({"by": 2}, {"by": 3}), (partial(pow, 2), partial(pow, 3))])
+def test_what_a_declared_step_takes_from_around_it_tells_it_from_another(values: tuple[Any, Any]) -> None:
+    class Scaling(Workflow):
+        def run(self) -> Any:
+            one, other = (scaling(by, [], object()) for by in values)
+            called = [other, one] if "fixed" in done else [one, other]
+            answers = [[scale(1), scale(2)] for scale in called]
+            do("end")
+            return answers[::-1]
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Scaling(session_id="s", storage=storage))
+    made = done.copy()
+    broken.clear()
+    done.append("fixed")
+    assert Scaling(session_id="s", storage=storage).resume(run_id).content == [made[:2], made[2:]]
+    assert done == [*made, "fixed", "end"], "what was collected meanwhile, and what has no identity, is no argument"
+
+
+def test_a_variable_that_is_assigned_anew_before_each_call_counts_with_its_value() -> None:
+    class Polling(Workflow):
+        def run(self) -> Any:
+            @step
+            def poll() -> Any:
+                return do(topic["name"])
+
+            answers = {}
+            for topic in [{"name": "b"}, {"name": "a"}] if "fixed" in done else [{"name": "a"}, {"name": "b"}]:
+                answers[topic["name"]] = poll()
+            do("end")
+            return answers
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Polling(session_id="s", storage=storage))
+    broken.clear()
+    done.append("fixed")
+    assert Polling(session_id="s", storage=storage).resume(run_id).content == {"a": "a", "b": "b"}
+    assert done == ["a", "b", "fixed", "end"]
+
+
+def test_a_variable_to_be_ignored_is_no_argument_of_a_declared_step() -> None:
+    class Ignoring(Workflow):
+        def run(self) -> Any:
+            started = len(done)
+
+            @step(ignore=["started"])
+            def fetch() -> Any:
+                return do("fetched") and started
+
+            fetched = fetch()
+            do("end")
+            return fetched
+
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Ignoring(session_id="s", storage=storage))
+    broken.clear()
+    assert Ignoring(session_id="s", storage=storage).resume(run_id).content == 0
 
 
 # -- with others ------------------------------------------------------------------------------------------------------

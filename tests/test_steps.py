@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -425,6 +425,48 @@ def test_a_step_of_wider_scope_that_reads_what_is_not_in_its_key_is_refused(stor
     with pytest.raises(StepKeyError, match=rf"self\.{name} of step"):
         Reading(storage=storage).run()
     assert computed == []
+
+
+def labelled(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def labelled(self: Any, *args: Any) -> Any:
+        return self.style, function(self, *args)
+
+    return labelled
+
+
+def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return timed
+
+
+def test_what_a_decorator_under_a_step_reads_is_refused_and_one_that_reads_nothing_is_not(storage: Storage) -> None:
+    class Decorated(Workflow):
+        style = "formal"
+
+        @step(cache="session")
+        @timed
+        def plain(self, text: str) -> str:
+            computed.append(text)
+            return text
+
+        @step(cache="session")
+        @timed
+        @labelled
+        def styled(self, text: str) -> str:
+            computed.append(text)
+            return text
+
+        def run(self, text: str) -> Any:
+            return self.styled(text) if text == "styled" else self.plain(text)
+
+    assert [Decorated(session_id="s", storage=storage).run("plain").content for _ in range(2)] == ["plain"] * 2
+    with pytest.raises(StepKeyError, match=r"self\.style of step 'styled'"):
+        Decorated(storage=storage).run("styled")
+    assert computed == ["plain"]
 
 
 def test_a_step_of_wider_scope_cannot_reach_the_state_in_another_way(storage: Storage) -> None:
@@ -1327,6 +1369,70 @@ def test_what_parallel_cannot_call_is_refused() -> None:
 # -- declaring --------------------------------------------------------------------------------------------------------
 
 
+LIMIT = 3
+
+
+def asks(client: Any, topic: str) -> Any:
+    return client, topic, LIMIT
+
+
+def uses_limit() -> Any:
+    return LIMIT
+
+
+def takes_all(**options: Any) -> Any:
+    return options
+
+
+class Naming(Workflow):
+    client = "c"
+
+    def helper(self) -> Any:
+        return self.client, LIMIT
+
+    def asked(self, topic: str) -> Any:
+        return self.helper()
+
+    def run(self) -> Any:
+        return self.asked("x")
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        *((asks, ["client"]), (asks, ["topic", "LIMIT"]), (takes_all, ["anything"]), (len, ["obj"])),
+        *((Naming.asked, [name]) for name in ("self", "topic", "client", "session_state", "LIMIT")),
+    ],
+)
+@pytest.mark.parametrize("cache", [None, "session"])
+def test_what_is_ignored_may_be_whatever_the_step_uses(
+    function: Any, names: list[str], cache: Any, storage: Storage
+) -> None:
+    if names == ["LIMIT"] and cache is None:
+        return  # a constant never counts there
+    declared = step(cache=cache, ignore=["client", *names] if function is Naming.asked and cache else names)(function)
+    if function is Naming.asked:
+        assert type("Named", (Naming,), {"asked": declared})(storage=storage).run().content == ("c", 3)
+
+
+@pytest.mark.parametrize("cache", [None, "session"])
+def test_what_is_ignored_but_is_neither_parameter_nor_named_by_the_code_is_refused(cache: Any) -> None:
+    declared = step(cache=cache, ignore=["clinet", "client"])(Naming.asked)
+    with pytest.raises(InvalidInput, match=r"(?s)Step 'asked' is to ignore 'clinet'.*Did you mean 'client'"):
+        type("Named", (Naming,), {"asked": declared})().run()
+    with pytest.raises(InvalidInput, match="'clinet'"):
+        step(cache=cache, ignore=["clinet"])(partial(asks, 1))
+
+
+def test_what_code_of_uses_names_may_be_ignored() -> None:
+    def calls() -> Any:
+        return uses_limit()
+
+    step(cache="session", ignore=["LIMIT"], uses=[uses_limit])(calls)
+    with pytest.raises(InvalidInput, match="'LIMIT'"):
+        step(cache="session", ignore=["LIMIT"])(calls)
+
+
 @pytest.mark.parametrize(
     "declare",
     [
@@ -1341,6 +1447,8 @@ def test_what_parallel_cannot_call_is_refused() -> None:
         lambda: step(len, version="2"),
         lambda: step(len, uses=[max]),
         lambda: step(len, depends=lambda self: 1),
+        lambda: step(ignore=["clinet"])(asks),
+        lambda: step(cache="session", ignore="clinet")(asks),
         lambda: step(len, cache=3),  # type: ignore[call-overload]
         lambda: step(len, cache="everywhere"),  # type: ignore[call-overload]
         lambda: Cache("session", shared=True),

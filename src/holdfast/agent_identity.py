@@ -29,7 +29,7 @@ from holdfast.sources import Memory
 from holdfast.told_types import NotCertain, function_told, type_told
 from holdfast.witness import Witness
 
-__all__ = ["agent_parts", "agents_in"]
+__all__ = ["agent_parts", "agents_in", "told_apart"]
 
 KEY_ADVICE = "Give the step `key=` or `depends=`."
 
@@ -69,6 +69,50 @@ def agent_parts(agent: Agent, name: str, step: str | None = None) -> Parts:
     if said is not None:
         agent._known = Known(said, name, witness, parts)
     return dict(parts)
+
+
+def told_apart(agent: Agent, step: str, named: Callable[[Any], bytes]) -> bytes:
+    """What tells an agent from others that have no name either, in the scope of a run, where no code counts.
+
+    What has no identity is left out; a model that has none counts by its names.
+
+    Args:
+        agent: the agent.
+        step: the name of the step.
+        named: gives the digest of a function or class by its name.
+
+    >>> one, other = (Agent("offline", instructions=told) for told in ("Criticise.", "Edit."))
+    >>> told_apart(one, "agent", lambda _: b"") == told_apart(other, "agent", lambda _: b"")
+    False
+    """
+    model = getattr(agent._wrapped, "model", None) if agent.model is None else agent.model
+    tools = [getattr(tool, "name", None) or getattr(tool, "__name__", None) for tool in agent.tools]
+
+    def told(find: Callable[[], bytes]) -> bytes:
+        try:
+            return find()
+        except StepKeyError:
+            return b""
+
+    def of(kind: str) -> bytes:
+        identity = _Identity(agent, "agent", step, (), Witness())
+        return identity._settings(model) if kind == "settings" else identity._instructions()
+
+    facts = [tools, agent.base_url and address_of(None, agent.base_url), _names_in(agent.output_type)]
+    return combine(
+        [
+            told(lambda: ModelIdentity("agent", step, named).of(model, agent.base_url)) or _names_of(model, named),
+            told(lambda: of("settings")),
+            told(lambda: of("instructions")),
+            told(lambda: digest(facts, "the agent", step)),
+        ]
+    )
+
+
+def _names_of(model: Any, named: Callable[[Any], bytes]) -> bytes:
+    functions = [getattr(model, name, None) for name in ("function", "stream_function")]
+    names = [str(getattr(model, "model_name", None)).encode()]
+    return combine([named(type(model)), *names, *(named(each) for each in functions if each is not None)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class Parameters:
         parameters = list(signature.parameters.values())[skipped:]
         self._signature = signature.replace(parameters=parameters)
         self.names = [parameter.name for parameter in parameters]
+        self.takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        """Whether it may be given arguments of any name."""
         self._known = frozenset(self.names)
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self._is_simple = all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -26,6 +30,7 @@ from holdfast.errors import InvalidInput
 from holdfast.fingerprint import Parts
 from holdfast.messages import messages_from
 from holdfast.scalars import is_encodable
+from holdfast.sources import names_in
 from holdfast.step_owner import StepOwner
 from holdfast.witness import Witness
 
@@ -79,6 +84,12 @@ class Step:
         self.kind: Kind | None = kind_of_function(function)
         """How it gives what it gives; None where only a call tells."""
         self.is_stream = self.kind in ("stream", "astream")
+        self.takes = options.cache is None and (is_inline or _is_nested(function))
+        """Whether a call of it in the run's own scope may take more than its arguments from the code around it."""
+        self.taken: dict[str, tuple[Any, dict[str, bytes]]] = {}
+        """What it took from there last, by name, with its digest as it was when the step first saw that object."""
+        self.unnamed: frozenset[str] = frozenset()
+        """What is to be ignored of a method, and only its class can have."""
         self._check()
         self._parameters: dict[int, Parameters] = {}
         self.known: dict[type | None, Known] = {}
@@ -104,6 +115,34 @@ class Step:
             raise InvalidInput(
                 f"Step {options.name!r} is kept for its run only, where its code does not count: version, uses and "
                 "depends need a cache=."
+            )
+
+    def look_for_ignored(self) -> None:
+        """Refuse what `ignore=` names and nothing has; of a method its class, and then `require_named`, can tell."""
+        parameters = Parameters(self.function)
+        roots = {name: _ROOT.split(name, maxsplit=1)[0] for name in self.options.ignore}
+        if self.options.key is None and not parameters.takes_any and not roots.keys() <= {"self", *parameters.names}:
+            codes = [code for value in (self.function, *self.options.uses) for code in _codes_of(value)]
+            known = {"self", *parameters.names}.union(*map(names_in, codes))
+            self.unnamed = frozenset(name for name, root in roots.items() if root not in known)
+            scope, _, _ = getattr(self.function, "__qualname__", "").rpartition(".")
+            is_method = (scope and not scope.endswith("<locals>")) or parameters.names[:1] == ["self"]
+            if not is_method:
+                self.require_named(known)
+
+    def require_named(self, known: Iterable[str]) -> None:
+        """Refuse what `ignore=` names, if it is not among what is known of its class or code either.
+
+        Raises:
+            InvalidInput: one of them is not.
+        """
+        known = set(known)
+        for name in sorted(self.unnamed - known):
+            close = get_close_matches(name, sorted(known), 1)
+            advice = f"Did you mean {close[0]!r}?" if close else "Correct it, or leave it out."
+            raise InvalidInput(
+                f"Step {self.options.name!r} is to ignore {name!r}, but has no parameter of that name, and its code "
+                f"names no such thing. {advice}"
             )
 
     def keeps(self, value: Any) -> bool:
@@ -181,6 +220,25 @@ class Step:
                 return await function(*args, **kwargs)
 
         return awaited
+
+
+def _is_nested(function: Callable[..., Any]) -> bool:
+    return not isinstance(function, FunctionType) or inspect.unwrap(function).__closure__ is not None
+
+
+def _codes_of(value: Any) -> Iterator[CodeType]:
+    """The code objects of a callable, and of what it is put around."""
+    if isinstance(value, functools.partial):
+        value = value.func
+    called = value if hasattr(value, "__code__") else inspect.getattr_static(type(value), "__call__", None)
+    if (code := getattr(called, "__code__", None)) is not None:
+        yield code
+    wrapped = getattr(value, "__wrapped__", None)
+    yield from _codes_of(wrapped) if wrapped is not None else ()
+
+
+_ROOT: Final = re.compile(r"[.\[]")
+"""Where the name ends under which code finds `helpers.writer` or `WRITERS['short']`."""
 
 
 def _agent_of(function: Callable[..., Any]) -> Agent | None:

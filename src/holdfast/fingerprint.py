@@ -2,7 +2,8 @@
 
 Rules that must stay true:
 - the parts are the function, the helpers of the user's own that it names (one level; more by `uses`), the values of
-  the module's constants that it names, of its defaults and of the variables that it closes over;
+  the module's constants that it names, of its defaults and of the variables that it closes over, and the texts of the
+  modules that it imports when it is called;
 - what has no identity is left out among constants, and is an error among closed-over variables: those are inputs;
 - asking again costs little, and sees whatever was assigned since.
 """
@@ -34,11 +35,12 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from holdfast.canonical import combine, identity
+from holdfast.imports import file_of, imports_of, module_digest
 from holdfast.pieces import Unidentified
-from holdfast.sources import Memory, class_digest, code_digest, functions_in
+from holdfast.sources import Memory, bound_in, class_digest, code_digest, functions_in
 from holdfast.witness import ABSENT, Witness
 
-__all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special"]
+__all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special", "origin"]
 
 Parts: TypeAlias = dict[str, bytes]
 Special: TypeAlias = Callable[[str, Any], "Parts | None"]
@@ -163,13 +165,13 @@ class _Found:
 
     def _class(self, cls: type) -> bytes | None:
         """The digest of a class of the user's own; None for another."""
-        if is_foreign(*_origin(cls)):
+        if is_foreign(*origin(cls)):
             return None
         self._witness.namespace(cls)
         for value in list(vars(cls).values()):
             for function in functions_in(value):
                 self._witness.attribute(function, "__code__")
-            self._witness.digest(getattr(value, "_value_", value))
+            self._witness.digest(bound_in(value) or getattr(value, "_value_", value))
         return class_digest(cls)
 
     def _add(self, label: str, digest: bytes) -> None:
@@ -181,7 +183,7 @@ class _Found:
         if id(function) in self._seen:
             return
         self._seen.add(id(function))
-        if is_foreign(*_origin(function)):
+        if is_foreign(*origin(function)):
             self._foreign(function, label)
             return
         code = self._witness.attribute(function, "__code__")
@@ -193,12 +195,26 @@ class _Found:
             self._variable(name, value)
         for name, value in _named(function, variables, self._witness):
             self._named(name, value, function)
+        for module, taken in imports_of(function):
+            self._imported(module, taken, function)
+
+    def _imported(self, module: str, taken: tuple[str, ...], function: FunctionType) -> None:
+        """What a function imports when it is called."""
+        if module == function.__globals__.get("__name__"):
+            for name in taken:
+                if (value := self._witness.item(function.__globals__, name)) is not ABSENT:
+                    self._named(name, value, function)
+            return
+        # What is taken from a package may be a module of it.
+        for name in (module, *(f"{module}.{each}" for each in taken)):
+            if self._special(name, None) is None and (digest := self._witness.again(functools.partial(_module, name))):
+                self._add(f"code of module `{name}`", digest)
 
     def _foreign(self, function: FunctionType, label: str) -> None:
         """A function of a package: its name, and what of the user's own it is put around."""
         self._add(label, _by_name(function))
         for link in self._links(function):
-            if isinstance(link, FunctionType) and not is_foreign(*_origin(link)):
+            if isinstance(link, FunctionType) and not is_foreign(*origin(link)):
                 self._function(link, label)
 
     def _defaults(self, function: FunctionType) -> None:
@@ -302,7 +318,7 @@ class _Found:
     def _helper(self, link: Any) -> bytes | None:
         if isinstance(link, type):
             return self._class(link)
-        if is_foreign(*_origin(link)):
+        if is_foreign(*origin(link)):
             return None
         code = self._witness.attribute(link, "__code__")
         defaults = self._witness.attribute(link, "__defaults__") or ()
@@ -310,6 +326,14 @@ class _Found:
         named = [self._witness.item(keywords, name) for name in sorted(keywords)]
         held = [*defaults, *named, *map(self._content, link.__closure__ or ())]
         return combine([code_digest(code), *(self._witness.digest(value) or b"" for value in held)])
+
+
+def _module(name: str) -> bytes | None:
+    """The digest of a module of the user's own; None for another."""
+    if is_foreign(name, None):
+        return None
+    file = file_of(name)
+    return None if file is None or is_foreign(name, file) else module_digest(name, file)
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:
@@ -349,8 +373,12 @@ def _is_immutable(value: Any) -> bool:
     return isinstance(value, _IMMUTABLE) or bool(frozen)
 
 
-def _origin(value: Any) -> tuple[str, str | None]:
-    """The module and the file of a function or class."""
+def origin(value: Any) -> tuple[str, str | None]:
+    """The module and the file of a function or class.
+
+    >>> origin(code_parts)[0]
+    'holdfast.fingerprint'
+    """
     if isinstance(value, FunctionType):
         # Not by its `__module__`, which a decorator copies from what it wraps.
         return str(value.__globals__.get("__name__", "")), value.__code__.co_filename

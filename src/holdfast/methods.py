@@ -3,7 +3,8 @@
 Rules that must stay true:
 - nothing is run; what cannot be told, because the text is not to be had or the object itself is passed on, is said
   to escape, so that the caller can refuse it;
-- methods and properties of the user's own class are followed; every other attribute is reported by its name.
+- methods and properties of the user's own class are followed, and so are the user's own decorators, each of which may
+  take from the object as well; every other attribute is reported by its name.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from holdfast.canonical import combine
-from holdfast.fingerprint import Parts, Special, code_parts, is_foreign, nothing_special
-from holdfast.sources import Function, Memory, functions_in, tree_of
+from holdfast.fingerprint import Parts, Special, code_parts, is_foreign, nothing_special, origin
+from holdfast.sources import Function, Memory, assigned_in, bound_in, codes_in, functions_in, names_in, tree_of
 from holdfast.witness import ABSENT, Witness
 
 __all__ = ["MethodParts", "SelfUse", "method_parts", "self_use"]
@@ -33,12 +34,14 @@ class SelfUse:
         calls: those of them that it calls.
         writes: the attributes that it assigns or deletes.
         escapes: whether the object itself is passed on, or nobody can tell.
+        passes: the functions of the code around it that it calls with the object as their first argument too.
     """
 
     reads: frozenset[str] = frozenset()
     calls: frozenset[str] = frozenset()
     writes: frozenset[str] = frozenset()
     escapes: bool = False
+    passes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +53,18 @@ class MethodParts:
         reads: all other attributes that are read from the object anywhere there.
         writes: the attributes that are assigned or deleted.
         escapes: whether the object itself is passed on, or nobody can tell.
+        names: whatever is named anywhere there.
     """
 
     parts: Parts
     reads: frozenset[str]
     writes: frozenset[str]
     escapes: bool
+    names: frozenset[str]
 
 
-def self_use(function: Callable[..., Any]) -> SelfUse:
-    """How a method, as it stands in its class, uses the object.
+def self_use(function: FunctionType) -> SelfUse:
+    """How one function of a method uses the object; what it is put around is not looked at.
 
     A function without parameters uses none. One whose text is not to be had, and that mentions its first parameter,
     is said to let the object escape.
@@ -69,7 +74,7 @@ def self_use(function: Callable[..., Any]) -> SelfUse:
     ... )
     True
     """
-    return _use_of(inspect.unwrap(function).__code__)
+    return _use_of(function.__code__)
 
 
 def method_parts(
@@ -94,37 +99,65 @@ def method_parts(
     witness = witness or Witness()
     witness.attribute(cls, "__mro__")
     parts = code_parts(function, uses, step=step, special=special, witness=witness)
-    pending = [_innermost(function, witness)]
-    seen = {id(pending[0])}
+    pending = _layers(function, witness)
     reads: set[str] = set()
     writes: set[str] = set()
-    escapes = False
+    escapes = not pending
+    names: set[str] = set()
+    seen: set[int] = set()
+    counted: set[tuple[str, int]] = set()
     while pending:
-        use = self_use(pending.pop())
+        layer = pending.pop()
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        names |= names_in(layer.__code__)
+        use = self_use(layer)
         writes |= use.writes
         escapes |= use.escapes
+        for name in sorted(use.passes):
+            held = _closed_over(layer, name, witness)
+            layers = [] if held is ABSENT else _layers(held, witness)
+            escapes |= not layers
+            pending += layers
         for name in sorted(use.reads):
             attribute = _attribute(cls, name, witness)
             methods = _methods(attribute, witness)
-            if not methods:
+            bound = bound_in(attribute)
+            told = witness.digest(bound) if bound else b""
+            if not methods or told is None:
                 reads.add(name)
             for method in methods:
-                if id(method) not in seen:
-                    seen.add(id(method))
+                if (name, id(method)) not in counted:
+                    counted.add((name, id(method)))
                     label = f"code of `self.{name}`"
-                    _merge(parts, code_parts(method, step=step, special=special, label=label, witness=witness))
+                    more = code_parts(method, step=step, special=special, label=label, witness=witness)
+                    more[label] = combine([more[label], told]) if told else more[label]
+                    _merge(parts, more)
                     if not isinstance(attribute, staticmethod):
-                        pending.append(_innermost(method, witness))
-    return MethodParts(parts, frozenset(reads), frozenset(writes), escapes)
+                        pending += _layers(method, witness)
+    return MethodParts(parts, frozenset(reads), frozenset(writes), escapes, frozenset(names))
 
 
-def _innermost(function: Any, witness: Witness) -> Any:
-    """As `inspect.unwrap`."""
-    seen = {id(function)}
-    while (wrapped := witness.attribute(function, "__wrapped__")) is not ABSENT and id(wrapped) not in seen:
-        seen.add(id(wrapped))
-        function = wrapped
-    return function
+def _layers(function: Any, witness: Witness) -> list[FunctionType]:
+    """The functions that a method is made of: the innermost, and those of the user's own that are put around it."""
+    around: list[Any] = []
+    while function is not ABSENT and not any(function is other for other in around):
+        around.append(function)
+        function = witness.attribute(function, "__wrapped__")
+    *outer, innermost = around
+    own = [item for item in outer if isinstance(item, FunctionType) and not is_foreign(*origin(item))]
+    return [*own, innermost] if isinstance(innermost, FunctionType) else own
+
+
+def _closed_over(function: FunctionType, name: str, witness: Witness) -> Any:
+    """What a variable of the code around a function holds."""
+    cell = (function.__closure__ or ())[function.__code__.co_freevars.index(name)]
+    try:
+        return witness.attribute(cell, "cell_contents")
+    except ValueError:  # it has no value yet
+        witness.leave_open()
+        return ABSENT
 
 
 def _attribute(cls: type, name: str, witness: Witness) -> Any:
@@ -138,7 +171,7 @@ def _attribute(cls: type, name: str, witness: Witness) -> Any:
 
 def _methods(attribute: Any, witness: Witness) -> list[FunctionType]:
     found = witness.again(lambda: list(functions_in(attribute)))
-    return [function for function in found if not is_foreign(function.__module__, function.__code__.co_filename)]
+    return [function for function in found if not is_foreign(*origin(function))]
 
 
 def _merge(parts: Parts, more: Parts) -> None:
@@ -149,13 +182,14 @@ def _merge(parts: Parts, more: Parts) -> None:
 
 
 def _use(code: CodeType) -> SelfUse:
-    if not code.co_argcount:
-        return SelfUse(escapes=bool(code.co_flags & inspect.CO_VARARGS))
-    name = code.co_varnames[0]
+    is_rest = not code.co_argcount and bool(code.co_flags & inspect.CO_VARARGS)  # the object is the first of `*args`
+    if not code.co_argcount and not is_rest:
+        return SelfUse()
+    name = code.co_varnames[code.co_kwonlyargcount if is_rest else 0]
     tree = tree_of(code)
     if tree is None:
-        return SelfUse(escapes=_mentions(code, name))
-    visitor = _Visitor(name)
+        return SelfUse(escapes=is_rest or _mentions(code, name))
+    visitor = _Visitor(name, code, is_rest=is_rest)
     for part in tree.body if isinstance(tree.body, list) else [tree.body]:
         visitor.visit(part)
     return visitor.use()
@@ -164,36 +198,84 @@ def _use(code: CodeType) -> SelfUse:
 _use_of = Memory(_use)
 
 
+_LOOK_AROUND = frozenset({"locals", "vars", "eval", "exec"})
+"""Functions that reach whatever is around them without naming it."""
+
+
 def _mentions(code: CodeType, name: str) -> bool:
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     used = any(
         name in (found if isinstance(found := instruction.argval, tuple) else (found,))
+        or (instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval in _LOOK_AROUND)
         for instruction in dis.get_instructions(code)
         if not instruction.opname.startswith(("MAKE_CELL", "COPY_FREE_VARS"))
     )
     return used or any(_mentions(constant, name) for constant in inner if name in constant.co_freevars)
 
 
-class _Visitor(ast.NodeVisitor):
-    """Looks through the body of a method for its first parameter."""
+def _same_throughout(code: CodeType) -> frozenset[str]:
+    """The variables of the code around it that mean the same throughout a function."""
+    own = {name for inner in codes_in(code) for name in (*inner.co_varnames, *inner.co_cellvars)}
+    return frozenset(code.co_freevars) - assigned_in(code) - own
 
-    def __init__(self, name: str) -> None:
+
+def _number(node: ast.AST | None) -> int | None:
+    return node.value if isinstance(node, ast.Constant) and type(node.value) is int else None
+
+
+class _Visitor(ast.NodeVisitor):
+    """Looks through the body of a method for its first parameter, or the first of its `*args`."""
+
+    def __init__(self, name: str, code: CodeType, *, is_rest: bool) -> None:
         self._name = name
+        self._is_rest = is_rest
+        self._around = _same_throughout(code)
+        # `super()` takes the object without naming it, and what it reaches is not looked up here.
+        self._reaching = {"super", *_LOOK_AROUND} - {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
         self._reads: set[str] = set()
         self._calls: set[str] = set()
         self._writes: set[str] = set()
+        self._passes: set[str] = set()
         self._escapes = False
 
     def use(self) -> SelfUse:
-        return SelfUse(frozenset(self._reads), frozenset(self._calls), frozenset(self._writes), self._escapes)
+        reads, calls, writes, passes = map(frozenset, (self._reads, self._calls, self._writes, self._passes))
+        return SelfUse(reads, calls, writes, self._escapes, passes)
 
-    def _is_self(self, node: ast.AST) -> bool:
+    def _is_named(self, node: ast.AST) -> bool:
         return isinstance(node, ast.Name) and node.id == self._name
 
+    def _is_self(self, node: ast.AST) -> bool:
+        if not self._is_rest:
+            return self._is_named(node)
+        return isinstance(node, ast.Subscript) and self._is_named(node.value) and _number(node.slice) == 0
+
+    def _is_first(self, node: ast.AST) -> bool:
+        """Whether an argument hands on the object as the first one."""
+        return self._is_self(node) or (self._is_rest and isinstance(node, ast.Starred) and self._is_named(node.value))
+
     def visit_Call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Attribute) and self._is_self(node.func.value):
-            self._calls.add(node.func.attr)
-        self.generic_visit(node)
+        called, parts = node.func, [*node.args, *node.keywords]
+        name = called.id if isinstance(called, ast.Name) else ""
+        if isinstance(called, ast.Attribute) and self._is_self(called.value):
+            self._calls.add(called.attr)
+        if name in self._around and node.args and self._is_first(node.args[0]):
+            self._passes.add(name)
+            parts = parts[1:]
+        elif self._is_rest and name == "len" and len(parts) == 1 and self._is_named(parts[0]):
+            return
+        elif name != "vars" or not parts:  # `vars(other)` looks at nothing else
+            self.visit(called)
+        for part in parts:
+            self.visit(part)
+
+    def visit_Subscript(self, node: ast.Subscript) -> None:
+        place = node.slice
+        start = _number(place.lower if isinstance(place, ast.Slice) and place.step is None else place)
+        if not (self._is_rest and self._is_named(node.value) and start is not None and start > 0):
+            self.generic_visit(node)
+        elif isinstance(place, ast.Slice) and place.upper is not None:
+            self.visit(place.upper)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if not self._is_self(node.value):
@@ -209,8 +291,7 @@ class _Visitor(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> None:
-        # `super()` takes the object without naming it, and what it reaches is not looked up here.
-        self._escapes |= node.id in (self._name, "super")
+        self._escapes |= node.id == self._name or node.id in self._reaching
 
     def visit(self, node: ast.AST) -> None:
         if isinstance(node, Function):

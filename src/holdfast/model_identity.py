@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from holdfast.canonical import combine, digest, identity
-from holdfast.fingerprint import is_foreign
 from holdfast.pieces import Unidentified
 from holdfast.providers import OFFLINE
-from holdfast.sources import class_digest
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model
@@ -55,7 +53,7 @@ class ModelIdentity:
     Args:
         name: what the agent is called, for errors.
         step: the name of the step, for errors.
-        code: gives the digest of a function.
+        code: gives the digest of a function or class.
     """
 
     def __init__(self, name: str, step: str, code: Callable[[Callable[..., Any]], bytes]) -> None:
@@ -84,7 +82,7 @@ class ModelIdentity:
         return combine(
             [
                 self._digest([facts, fields, self._profile(model)]),
-                class_digest(kind) if _is_own(kind) else b"",
+                self._code(kind),
                 *(self._object(other) for other in inner if is_model(other)),
             ]
         )
@@ -133,10 +131,6 @@ def is_custom(kind: type) -> bool:
     True
     """
     return not kind.__module__.startswith("pydantic_ai.")
-
-
-def _is_own(kind: type) -> bool:
-    return not is_foreign(kind.__module__, getattr(sys.modules.get(kind.__module__), "__file__", None))
 
 
 def is_model(value: object) -> bool:

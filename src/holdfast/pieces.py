@@ -5,12 +5,15 @@ Rules that must stay true:
 - a long piece is replaced by its digest, so that no text is copied through all levels; whether it is long depends
   on nothing but the piece;
 - an object is encoded once for each depth at which it stands, however many places there are;
-- a value is identified by its class and by what makes it equal to another one there.
+- a value is identified by its class and by what its class compares: all fields and private attributes of a pydantic
+  model, fields of a dataclass unless it says `compare=False`, name and value of a member of an enum;
+- a class is identified by its module and name, and where these mean another class or none, by its annotations as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 import struct
 import sys
@@ -101,7 +104,33 @@ def _range(value: range) -> bytes:
 
 
 def _class(kind: type) -> bytes:
-    return _text(kind.__module__) + _text(kind.__qualname__)
+    name = _text(kind.__module__) + _text(kind.__qualname__)
+    if _is_found(kind):
+        return name
+    # Its name says too little: it was made in a function, say, where another one may have been made.
+    facts = [fact for base in kind.__mro__ for fact in (base.__module__, base.__qualname__, *_annotations(base))]
+    return name + b"C%d:%s" % (len(facts), b"".join(map(_text, facts)))
+
+
+def _is_found(kind: type) -> bool:
+    """Whether a class is the one that its module has under its name."""
+    if "[" in kind.__qualname__:
+        return False  # pydantic puts the classes of generic models into their module, or not, by where they were made
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, "__dict__", {}).get(name)
+    return found is kind
+
+
+def _annotations(kind: type) -> list[str]:
+    """The names of the fields that a class says itself, each with its type as a text that lasts."""
+    if _is_found(kind):
+        return []
+    said = inspect.get_annotations(kind).items()
+    return [text for name, told in said for text in (name, _ADDRESS.sub("", told if type(told) is str else repr(told)))]
+
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 _SCALARS: dict[type, Callable[[Any], bytes]] = {
@@ -147,6 +176,7 @@ class Walk:
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], tuple[Any, bytes]] = {}
         self._open: set[int] = set()
+        self._classes: dict[type, bytes] = {}
 
     def node(self, value: Any, path: Path, depth: int) -> bytes:
         kind = type(value)
@@ -179,6 +209,12 @@ class Walk:
         self._open.discard(id(value))
         return piece
 
+    def _class(self, kind: type) -> bytes:
+        known = self._classes.get(kind)
+        if known is None:
+            known = self._classes[kind] = _class(kind)
+        return known
+
     def _items(self, value: Iterable[Any], path: Path, depth: int) -> bytes:
         items = list(value)
         if any(map(is_message_class, set(map(type, items)))):
@@ -205,30 +241,35 @@ class Walk:
         return b"d%d:%s" % (len(pieces), b"".join(pieces))
 
     def _outline(self, value: Outline, path: Path, depth: int) -> bytes:
-        return b"o" + _class(value.kind) + self._fields(value.fields, path, depth)
+        return b"o" + self._class(value.kind) + self._fields(value.fields, path, depth)
 
     def _other(self, value: Any, path: Path, depth: int) -> bytes:
         """An instance of any other class than the plain built-ins: its class, and what identifies it there."""
         kind = type(value)
         if hasattr(kind, "__cache_key__"):
-            return b"o" + _class(kind) + self.node(value.__cache_key__(), (path, Field("__cache_key__()")), depth)
+            return b"o" + self._class(kind) + self.node(value.__cache_key__(), (path, Field("__cache_key__()")), depth)
         if isinstance(value, type):
-            return b"k" + _class(value)
+            return b"k" + self._class(value)
         if is_message_class(kind):
             return self._outline(outline(value, {}), path, depth)
         if isinstance(value, PurePath):
             return b"p" + _text(value.as_posix())
         for is_one, walk in _KINDS:
             if is_one(value):
-                return b"o" + _class(kind) + walk(self, value, path, depth)
+                return b"o" + self._class(kind) + walk(self, value, path, depth)
         raise Unidentified(path, *_why_not(kind))
 
     def _response(self, value: Any, path: Path, depth: int) -> bytes:
         return self.node(value.content, (path, Field("content")), depth)
 
     def _enum(self, value: Enum, path: Path, depth: int) -> bytes:
+        try:
+            # On its own, so that what is open when it fails is not taken for open here.
+            told = Walk().node(value._value_, path, depth)
+        except Unidentified:
+            told = b"?"
         # A combination of flags in which a bit has no name may have no name itself.
-        return self.node(value._value_ if value._name_ is None else value._name_, path, depth)
+        return self.node(value._name_, path, depth) + told
 
     def _pattern(self, value: re.Pattern[Any], path: Path, depth: int) -> bytes:
         return self.node([value.pattern, value.flags], path, depth)
@@ -240,10 +281,10 @@ class Walk:
 
     def _model(self, value: Any, path: Path, depth: int) -> bytes:
         held = vars(value)
-        fields = {
-            name: held[name] for name, spec in type(value).model_fields.items() if name in held and not spec.exclude
-        }
-        return self._fields({**fields, **(value.__pydantic_extra__ or {})}, path, depth)
+        fields = {name: held[name] for name in type(value).model_fields if name in held}
+        told = self._fields({**fields, **(value.__pydantic_extra__ or {})}, path, depth)
+        private = value.__pydantic_private__
+        return told + self._fields(private, path, depth) if private else told
 
     def _subclass(self, value: Any, path: Path, depth: int) -> bytes:
         base = next(base for base in _BASES if isinstance(value, base))

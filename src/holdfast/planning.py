@@ -24,7 +24,7 @@ from holdfast.caching import allowed, cache_of
 from holdfast.canonical import digest_or_none
 from holdfast.declared_steps import Options, Step
 from holdfast.decoding import parse_json
-from holdfast.errors import HoldfastError, StepKeyError
+from holdfast.errors import HoldfastError, InvalidInput, StepKeyError
 from holdfast.explaining import MOST_ENTRIES, Earlier, ago, earlier_of, reason, recorded_parts
 from holdfast.records import Entry, Place, Run, RunStatus, Savings, StepRecord
 from holdfast.response import RunResponse
@@ -245,7 +245,7 @@ class _Planning:
             return ""
         try:
             code = parts_for_others(found.step, self.workflow, is_method=found.is_method)
-        except StepKeyError:
+        except (InvalidInput, StepKeyError):
             return ""
         now = {label: shortened(digest) for label, digest in code.items()}
         entries = self.storage.step_cache.find(self.run.owner, step=record.name, limit=MOST_ENTRIES)
@@ -264,7 +264,7 @@ class _Planning:
             return "runs", "recorded for resuming only, since it has no `cache=` any more"
         try:
             code = parts_for_others(found.step, self.workflow, is_method=found.is_method)
-        except StepKeyError as error:
+        except (InvalidInput, StepKeyError) as error:
             return "unknown", f"it would fail: {error}"
         if not allowed().reads:
             return "miss", "the step cache is not to be read"

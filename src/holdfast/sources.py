@@ -11,6 +11,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import dis
+import functools
 import linecache
 import sys
 import weakref
@@ -22,7 +24,20 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from holdfast.canonical import combine, digest_or_none, identity
 from holdfast.threads import lock_for_forks
 
-__all__ = ["Function", "Memory", "class_digest", "code_digest", "functions_in", "tree_of"]
+__all__ = [
+    "Function",
+    "Memory",
+    "assigned_in",
+    "bound_in",
+    "class_digest",
+    "code_digest",
+    "codes_in",
+    "functions_in",
+    "is_what_runs",
+    "names_in",
+    "text_digest",
+    "tree_of",
+]
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _Known = TypeVar("_Known")
@@ -67,8 +82,11 @@ class _File:
         self.functions: dict[tuple[str, int], list[Function]] = {}
         self.classes: dict[str, list[ast.ClassDef]] = {}
         self.codes: dict[str, list[CodeType]] = {}
+        self.tree = tree
+        self.digest: bytes | None = None
+        """That of its whole text, once somebody has asked."""
         self._index(tree, "")
-        for inner in _codes_in(code):
+        for inner in codes_in(code):
             self.codes.setdefault(inner.co_qualname, []).append(inner)
 
     def _index(self, tree: ast.AST, scope: str) -> None:
@@ -117,11 +135,12 @@ def _tree_of_text(text: str) -> ast.Module:
     return ast.parse(text)
 
 
-def _codes_in(code: CodeType) -> Iterator[CodeType]:
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """All code objects that stand inside of one."""
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield constant
-            yield from _codes_in(constant)
+            yield from codes_in(constant)
 
 
 def _bytecode(code: CodeType) -> bytes:
@@ -149,10 +168,25 @@ tree_of: Memory[Function | None] = Memory(_tree)
 """The syntax tree of a function's code object, if its text is to be had and is what runs."""
 
 
+def is_what_runs(code: CodeType) -> bool:
+    """Whether a function's code object is what its text compiles to as it is now."""
+    return _tree(code) is not None
+
+
+def text_digest(name: str) -> bytes | None:
+    """The digest of the text of a file, without comments and docstrings; None if that is no Python."""
+    file = _file(name)
+    if file is not None and file.digest is None:
+        file.digest = identity(_normalised(file.tree), "code")
+    return None if file is None else file.digest
+
+
 def _normalised(tree: ast.AST) -> str:
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node, False):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(
+            node, False
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(ast.fix_missing_locations(tree))
 
@@ -171,6 +205,26 @@ code_digest = Memory(_own_code)
 """The digest of a function's code object: of its text without decorators, else of its bytecode."""
 
 
+def _names(code: CodeType) -> frozenset[str]:
+    own = (*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars)
+    return frozenset(own).union(*(names_in(item) for item in code.co_consts if isinstance(item, CodeType)))
+
+
+names_in: Memory[frozenset[str]] = Memory(_names)
+"""Whatever a code object names: variables and attributes, anywhere in it."""
+
+
+def _assigned(code: CodeType) -> frozenset[str]:
+    found = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in _ASSIGNING}
+    inner = [assigned_in(item) for item in code.co_consts if isinstance(item, CodeType)]
+    return frozenset(code.co_freevars) & found.union(*inner)
+
+
+assigned_in = Memory(_assigned)
+"""The variables of the code around it that a function's code object assigns: `nonlocal`."""
+_ASSIGNING = frozenset({"STORE_DEREF", "DELETE_DEREF"})
+
+
 def functions_in(attribute: Any) -> Iterator[FunctionType]:
     """The plain functions that an attribute of a class is made of.
 
@@ -179,7 +233,6 @@ def functions_in(attribute: Any) -> Iterator[FunctionType]:
     """
     if isinstance(attribute, FunctionType):
         yield attribute
-        attribute = getattr(attribute, "__wrapped__", None)
     if isinstance(attribute, property):
         inner = [attribute.fget, attribute.fset, attribute.fdel]
     else:
@@ -188,6 +241,15 @@ def functions_in(attribute: Any) -> Iterator[FunctionType]:
     for item in inner:
         if item is not None:
             yield from functions_in(item)
+
+
+def bound_in(attribute: Any) -> list[Any]:
+    """What an attribute of a class gives to its function beside the arguments of a call.
+
+    >>> bound_in(functools.partialmethod(print, 1, sep=""))
+    [(1,), {'sep': ''}]
+    """
+    return [attribute.args, attribute.keywords] if isinstance(attribute, functools.partialmethod) else []
 
 
 def vars_of(value: Any) -> dict[str, Any]:
@@ -227,7 +289,7 @@ def class_digest(cls: type) -> bytes:
 def _facts(cls: type) -> list[Any]:
     """What the class that lives says itself: the text may have been edited since."""
     values = {
-        name: digest_or_none(getattr(value, "_value_", value))
+        name: digest_or_none(bound_in(value) or getattr(value, "_value_", value))
         for name, value in vars(cls).copy().items()
         if not (name.startswith("__") and name.endswith("__"))
     }

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.agent import Agent
-from holdfast.agent_identity import agent_parts, agents_in
+from holdfast.agent_identity import agent_parts, agents_in, told_apart
 from holdfast.canonical import combine, digest, digest_or_none, identity
 from holdfast.declared_steps import Known, Step
 from holdfast.errors import StepKeyError
@@ -27,6 +27,7 @@ from holdfast.fingerprint import VARIABLE_ADVICE, Special, code_parts, is_workfl
 from holdfast.methods import MethodParts, method_parts
 from holdfast.pieces import Unidentified
 from holdfast.records import CODE_LABELS
+from holdfast.sources import assigned_in
 from holdfast.step_owner import StepOwner
 from holdfast.witness import Witness
 
@@ -111,11 +112,13 @@ def _found_out(step: Step, workflow: StepOwner, *, is_method: bool) -> Known:
         used = method_parts(
             type(workflow), step.function, options.uses, step=options.name, special=special, witness=witness
         )
+        step.require_named({*used.names, *dir(workflow)})
         _require_known(step, workflow, used)
         code = used.parts
         methods = frozenset(label[len(_OF_METHOD) : -1] for label in code if label.startswith(_OF_METHOD))
         agents = [name for name in sorted(used.reads) if _is_agent(workflow, name)]
     else:
+        step.require_named(())
         code = code_parts(step.function, options.uses, step=options.name, special=special, witness=witness)
     if options.version is not None:
         # The version stands for the code, but not for what the code works with.
@@ -138,38 +141,54 @@ def variables_of(step: Step) -> dict[str, bytes]:
     """What a function takes from the code around it, for a step of the run's own scope: there its code does not count,
     but these are arguments all the same.
 
+    A step that was declared is declared before it is called, so an object counts as it was when the step first saw it:
+    a list in which its calls collect something is no argument of the next call. What has no identity there, such as a
+    client, does not count: calls are told apart by their number then, where an inline step is refused.
+
     Raises:
-        StepKeyError: one of them has no identity.
+        StepKeyError: one of them has no identity, of an inline step.
     """
     parts: dict[str, bytes] = {}
     if step.agent is not None and step.agent.name is None:  # nothing else tells it from another one
-        told = [step.agent.instructions, step.agent.model if isinstance(step.agent.model, str) else None]
-        parts["agent"] = digest(told, "the agent", step.options.name)
-    called = []
-    for name, value in _closed_over(inspect.unwrap(step.function)).items():
-        if isinstance(value, _HOLDERS):
-            called.append(value)
-        if name in step.options.ignore or isinstance(value, _NO_ARGUMENTS) or is_workflow(value):
+        parts["agent"] = told_apart(step.agent, step.options.name, _named_and_held)
+    taken = _closed_over(inspect.unwrap(step.function))
+    if not isinstance(step.function, FunctionType):
+        taken[""] = step.function
+    for name, value in taken.items():
+        if name in step.options.ignore:
             continue
-        try:
-            parts[f"variable `{name}`"] = identity(value, f"variable `{name}`")
-        except Unidentified as problem:
-            problem.advice = VARIABLE_ADVICE
-            raise problem.error(step.options.name) from None
-    # The variables of a function that is called itself have been told one by one.
-    own = called if isinstance(step.function, FunctionType) else [step.function]
-    if held := [told for value in own for told in _held_by(value)]:
-        parts["held"] = combine(held)
+        known = step.taken.get(name)
+        if known is None or known[0] is not value:
+            known = step.taken[name] = value, _taken(step, name, value)
+        parts |= known[1]
     return parts
 
 
+def _taken(step: Step, name: str, value: Any) -> dict[str, bytes]:
+    label = f"variable `{name}`" if name else "held"
+    if not name or isinstance(value, _HOLDERS):
+        held = list(_held_by(value))
+        return {label: combine(held)} if held else {}
+    if isinstance(value, _NO_ARGUMENTS) or is_workflow(value):
+        return {}
+    try:
+        return {label: identity(value, label)}
+    except Unidentified as problem:
+        if not step.is_inline:
+            return {}
+        problem.advice = VARIABLE_ADVICE
+        raise problem.error(step.options.name) from None
+
+
 def _closed_over(function: Any) -> dict[str, Any]:
-    """What a function takes from the code around it, by name; what has no value yet is left out."""
+    """What a function takes from the code around it, by name; what has no value yet is left out, and so is what the
+    function itself assigns, which is no argument."""
     found: dict[str, Any] = {}
     cells = getattr(function, "__closure__", None)  # of a callable that is no function there are none
     for name, cell in zip(function.__code__.co_freevars, cells, strict=True) if cells else ():
-        with contextlib.suppress(ValueError):
-            found[name] = cell.cell_contents
+        if name not in assigned_in(function.__code__):
+            with contextlib.suppress(ValueError):
+                found[name] = cell.cell_contents
     return found
 
 
@@ -190,6 +209,14 @@ def _held_by(value: Any, levels: int = 5) -> Iterator[bytes]:
     if levels:
         for item in held:
             yield from _held_by(item, levels - 1)
+
+
+def _named_and_held(value: Any) -> bytes:
+    """A function or class by its name, and what it holds."""
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    defaults = [*(getattr(value, "__defaults__", None) or ()), getattr(value, "__kwdefaults__", None)]
+    held = [told for item in (value, *defaults) for told in _held_by(item)]
+    return combine([f"{kind.__module__}.{kind.__qualname__}".encode(), *held])
 
 
 _HOLDERS: Final = (functools.partial, MethodType, FunctionType)

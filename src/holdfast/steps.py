@@ -98,8 +98,8 @@ def step(  # noqa: PLR0913  # each is an option that may be left out
         cache: a `Cache`, or the name of a scope such as `"session"`, to keep the result for later runs.
         version: with a `cache`: stands for the code, which is not looked at then.
         key: called with the arguments (without `self`); what it returns stands for them.
-        ignore: names of parameters that do not change the result, and of attributes of `self` that a step with a
-            `cache` reads although they are not in its key.
+        ignore: names of parameters that do not change the result, of variables that a nested function closes over, and
+            of attributes of `self` that a step with a `cache` reads although they are not in its key.
         uses: with a `cache`: functions and classes whose code counts as well, beside those that the code names.
         depends: with a `cache`: called with the workflow; what it returns counts as an argument, and its code may
             read any attribute of `self`.
@@ -143,7 +143,12 @@ def step(  # noqa: PLR0913  # each is an option that may be left out
             retries=retries,
             timeout=timeout,
         )
-        return wrapped(Step(function, options))
+        declared = Step(function, options)
+        if options.ignore:
+            declared.look_for_ignored()
+        if declared.takes:
+            variables_of(declared)  # which sees them before any call can change them
+        return wrapped(declared)
 
     return decorate if function is None else decorate(function)
 
@@ -253,7 +258,9 @@ def identified(
     place = Place("")
     scope = "run"
     if cache is None:
-        if declared.is_inline:
+        if declared.unnamed:
+            declared.require_named(dir(args[0]) if args else ())
+        if declared.takes:
             parts |= variables_of(declared)
         key = key_of((scope, options.name), parts)
     else:
