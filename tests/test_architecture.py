@@ -96,6 +96,8 @@ LAYERS = [
     "holdfast.live",
     "holdfast.values",
     "holdfast.stored",
+    "holdfast.originals",
+    "holdfast.plain",
     "holdfast.state",
     # what identifies the result of a step
     "holdfast.methods",

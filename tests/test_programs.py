@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from catalogue import same
-from holdfast import codec, patch
+from holdfast import codec, originals, patch, plain
 from holdfast.errors import VersionNotKept
 from holdfast.storage.base import Storage
 from holdfast.stored import StoredDocument, recent
@@ -34,7 +34,7 @@ def change(state: Any, seed: int) -> None:
     chance = random.Random(seed)
     key, size = chance.choice(KEYS), chance.choice([1, 10, 300, 40_000])
     if chance.random() < 0.6:
-        change_list(state, key, chance.choice(["append", "insert", "leaf", "sort", "slice"]), seed, size)
+        change_list(state, key, chance.choice(["append", "insert", "leaf", "inside", "sort", "slice"]), seed, size)
         return
     kind = chance.choice(["set", "delete", "move", "replace"])
     if kind == "set":
@@ -59,6 +59,8 @@ def change_list(state: Any, key: Any, kind: str, seed: int, size: int) -> None:
         held.insert(0, [seed])
     elif kind == "leaf":
         held[seed % len(held)] = {"leaf": seed}
+    elif kind == "inside" and type(held[seed % len(held)]) is dict:
+        held[seed % len(held)]["inside"] = [seed]
     elif kind == "sort":
         held.sort(key=repr)
     else:
@@ -72,22 +74,39 @@ def run_program(storage: Storage, seed: int) -> None:
     model: dict[Any, Any] = {}
     objects = [Doing(session_id=session_id, storage=storage) for _ in range(chance.randint(1, 3))]
     versions: dict[int, dict[Any, Any]] = {}
+    kept: dict[int, list[list[Any]]] = {}
+    orphans: list[list[Any]] = []
     for step in range(STEPS):
         number = chance.randrange(len(objects))
         step_seed = seed * 1000 + step
         if chance.random() < 0.2:
             recent.forget(storage)
-        if chance.random() < 0.15:
+        if chance.random() < 0.3:
             objects[number] = Doing(session_id=session_id, storage=storage)
+            orphans += [holder for holder in kept.pop(number, ()) if chance.random() < 0.5]
         workflow = objects[number]
-        workflow.run(lambda state, step_seed=step_seed: change(state, step_seed))  # type: ignore[misc]
+        for orphan in orphans:  # nobody has them any more but who kept them
+            orphan.append({"orphan": step})
         model = copy.deepcopy(model)
+        if kept.get(number) and chance.random() < 0.3:
+            change_by_reference(workflow, kept[number], model, step)
+        workflow.run(lambda state, step_seed=step_seed: change(state, step_seed))  # type: ignore[misc]
         change(model, step_seed)
         assert same(dict(workflow.session_state), model), f"live, step {step}"
+        kept[number] = [holder for holder in workflow.session_state.values() if type(holder) is list]
         versions[workflow.write_to_storage()] = model
     recent.forget(storage)
     assert same(dict(Doing(session_id=session_id, storage=storage).session_state), model), "stored"
     check_history(storage, session_id, versions)
+
+
+def change_by_reference(workflow: Doing, kept: list[list[Any]], model: dict[Any, Any], step: int) -> None:
+    """Change a list that was taken out of the state in an earlier run, before the next one of the same object."""
+    workflow.run()  # so that it has what the other objects have stored
+    here = [(key, held) for key, held in workflow.session_state.items() if any(held is one for one in kept)]
+    for key, held in here[:1]:
+        held.append({"kept": step})
+        model[key].append({"kept": step})
 
 
 def check_history(storage: Storage, session_id: str, versions: dict[int, dict[Any, Any]]) -> None:
@@ -116,6 +135,15 @@ def check_history(storage: Storage, session_id: str, versions: dict[int, dict[An
             assert list(encoded.items()) == list(document.items()), f"replay, version {entry.version}"
 
 
+@pytest.fixture(params=["as it is", "small parts"])
+def parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With small parts, every value is compared with an original, and a few members make several parts of it."""
+    if request.param == "small parts":
+        for name, value in {"LEAST_SIZE": 0, "LEAST_EACH": 0, "TOGETHER": 3, "LATEST": 2, "BIG": 2}.items():
+            monkeypatch.setattr(originals, name, value)
+
+
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_program_leaves_what_a_plain_dict_would_hold(storage: Storage, seed: int) -> None:
     run_program(storage, seed)
@@ -123,6 +151,7 @@ def test_a_random_program_leaves_what_a_plain_dict_would_hold(storage: Storage, 
 
 
 @pytest.mark.soak
+@pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("block", range(20))
 def test_many_random_programs(storage: Storage, block: int) -> None:
     for seed in range(1_000 + block * 100, 1_100 + block * 100):
@@ -138,6 +167,21 @@ def test_a_planted_fault_in_the_snapshots_is_found(storage: Storage, monkeypatch
         return snapshot and dataclasses.replace(snapshot, names=tuple(sorted(snapshot.names)))
 
     monkeypatch.setattr(StoredDocument, "snapshot", sorted_names)
+    with pytest.raises(AssertionError):
+        for seed in range(12):
+            run_program(storage, seed)
+
+
+@pytest.mark.parametrize("fault", ["leaves are not compared", "a copy shares what is inside"])
+def test_a_planted_fault_in_the_originals_is_found(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    for name, value in {"LEAST_SIZE": 0, "LEAST_EACH": 0}.items():
+        monkeypatch.setattr(originals, name, value)
+    if fault == "leaves are not compared":
+        monkeypatch.setattr(plain, "_are_same_leaves", lambda old, new: True)
+    else:
+        monkeypatch.setattr(plain.Values, "copies", lambda values: values._values.copy())
     with pytest.raises(AssertionError):
         for seed in range(12):
             run_program(storage, seed)

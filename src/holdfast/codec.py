@@ -16,7 +16,7 @@ from collections.abc import Callable
 from itertools import chain
 from math import isfinite
 from types import NoneType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -40,6 +40,7 @@ __all__ = [
     "name_of",
     "parse_json",
     "path_of",
+    "stable",
     "stable_encode",
 ]
 
@@ -49,6 +50,8 @@ PAUSE = 0.001
 
 MANY = 10_000
 """Containers of one level from which on it is worth looking whether they are the same few over and over."""
+
+T = TypeVar("T")
 
 _json = msgspec.json.Encoder()
 _ORDINARY = frozenset({NoneType, bool, str, int, float, list, dict})
@@ -276,24 +279,42 @@ def _numbers_fit(kinds: set[type], values: list[Any]) -> bool:
     return True
 
 
-def _stable(encoder: Callable[[Any, Types, str], bytes], value: Any, types: Types, path: str) -> bytes:
+def stable(find: Callable[[], T], told: Callable[[T], Any], path: str) -> T:
+    """What is found out about a value that other threads may be changing, once two looks in a row agree.
+
+    Args:
+        find: takes a look.
+        told: what of that must agree.
+        path: where the value is, for errors.
+
+    Raises:
+        UnstorableValue: it did not stay the same for long enough.
+
+    >>> stable(lambda: [1], tuple, "n")
+    [1]
+    """
     if not others_may_change_values():
-        return encoder(value, types, path)
-    previous: bytes | None = None
+        return find()
+    previous: Any = None
     for tried in range(STABLE_TRIES):
         if tried > 1:
             time.sleep(PAUSE * tried)
         try:
-            current = encoder(value, types, path)
+            found = find()
         except RuntimeError as error:
             if "during iteration" not in str(error):
                 raise
             previous = None
             continue
+        current = told(found)
         if current == previous:
-            return current
+            return found
         previous = current
     raise UnstorableValue(((path, "was being changed by another thread while it was saved"),))
+
+
+def _stable(encoder: Callable[[Any, Types, str], bytes], value: Any, types: Types, path: str) -> bytes:
+    return stable(lambda: encoder(value, types, path), bytes, path)
 
 
 def _decode(data: bytes, types: Types, path: str) -> Any:

@@ -101,12 +101,12 @@ def _members(old: Mapping[str, bytes], new: Mapping[str, bytes], path: Path) -> 
     fresh = set(added)
     for name, data in new.items():
         if name not in fresh and old[name] != data:
-            operations += _change(old[name], data, (*path, name))
+            operations += changes_between(old[name], data, (*path, name))
     operations += [Operation("add", (*path, name), new[name]) for name in added]
     return operations
 
 
-def _change(old: bytes, new: bytes, path: Path) -> list[Operation]:
+def changes_between(old: bytes, new: bytes, path: Path) -> list[Operation]:
     """The operations for two values that differ."""
     whole = [Operation("replace", path, new)]
     kind = new[:1]
@@ -116,10 +116,10 @@ def _change(old: bytes, new: bytes, path: Path) -> list[Operation]:
         grown = _grown(old, new)
         if grown is not None:
             return [Operation("add", (*path, "-"), bytes(item)) for item in grown]
-        operations = _elements(_plain_bytes(elements(old)), _plain_bytes(elements(new)), path)
+        operations = elements_between(_plain_bytes(elements(old)), _plain_bytes(elements(new)), path)
     else:
         operations = _members(_by_name(old), _by_name(new), path)
-    return whole if _size(operations) > _size(whole) + SAVING else operations
+    return whole if size_of(operations) > size_of(whole) + SAVING else operations
 
 
 def _grown(old: bytes, new: bytes) -> list[msgspec.Raw] | None:
@@ -140,7 +140,7 @@ def _by_name(data: bytes) -> dict[str, bytes]:
     return {name: bytes(raw) for name, raw in members(data).items()}
 
 
-def _size(operations: list[Operation]) -> int:
+def size_of(operations: list[Operation]) -> int:
     """About how many bytes the operations take. An append counts as its value: it is never worth replacing."""
     size = 0
     for operation in operations:
@@ -150,7 +150,20 @@ def _size(operations: list[Operation]) -> int:
     return size
 
 
-def _elements(old: list[bytes], new: list[bytes], path: Path) -> list[Operation]:
+def elements_between(
+    old: list[bytes], new: list[bytes], path: Path, *, first: int = 0, is_last: bool = True
+) -> list[Operation]:
+    """The operations that turn a stretch of an encoded list into another one.
+
+    Args:
+        old, new: the encoded elements.
+        path: that of the list.
+        first: the place of the stretch.
+        is_last: whether it reaches to the end.
+
+    >>> elements_between([b"1"], [b"1", b"2"], ("n",), first=5, is_last=False)
+    [Operation(op='add', path=('n', '6'), value=b'2')]
+    """
     operations: list[Operation] = []
     for start, end, to_start, to_end in gaps(old, new):
         # Everything to the left is in its new form already, so an index is one of the new list.
@@ -158,11 +171,11 @@ def _elements(old: list[bytes], new: list[bytes], path: Path) -> list[Operation]
         for offset in range(paired):
             before, after = old[start + offset], new[to_start + offset]
             if before != after:
-                operations += _change(before, after, (*path, str(to_start + offset)))
-        here = (*path, str(to_start + paired))
+                operations += changes_between(before, after, (*path, str(first + to_start + offset)))
+        here = (*path, str(first + to_start + paired))
         operations += [Operation("remove", here) for _ in range(end - start - paired)]
         for index in range(to_start + paired, to_end):
-            segment = "-" if end == len(old) else str(index)
+            segment = "-" if is_last and end == len(old) else str(first + index)
             operations.append(Operation("add", (*path, segment), new[index]))
     return operations
 

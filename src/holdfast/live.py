@@ -19,6 +19,7 @@ from holdfast.declared import Types
 from holdfast.edits import Edit, Elements, Members, apply_live, is_container
 from holdfast.errors import HoldfastError, MalformedData, UnstorableValue
 from holdfast.operations import Operation
+from holdfast.originals import original_of
 from holdfast.state import UNDECODED, SessionState
 from holdfast.stored import StoredDocument
 from holdfast.values import StoredValues
@@ -282,7 +283,16 @@ class Live:
 
     def _decode(self, key: Any) -> Any:
         name = codec.name_of(key, self._types)
-        value = codec.decode(self._values.encoded(self._viewed(), name), self._types, codec.path_of(key))
+        document = self._viewed()
+        original = document.original(name)
+        if original is None:
+            data = self._values.encoded(document, name)
+            value = codec.decode(data, self._types, codec.path_of(key))
+            if not document.has_been_decoded(name):
+                original = original_of(value, data)
+                document.keep_original(name, original)
+        if original is not None:
+            value = original.copy()
         self._loaded[name] = _Loaded(value)
         return value
 

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from holdfast import clock, codec, patch
 from holdfast.conflicts import Policy, Refused, Settling, Unanswered, refused_answer
@@ -39,6 +40,8 @@ from holdfast.errors import (
 from holdfast.live import Live
 from holdfast.merging import Overlap, disputed
 from holdfast.operations import Operation
+from holdfast.originals import Original
+from holdfast.plain import NotPlain
 from holdfast.records import Commit, Run, Snapshot, StepRecord
 from holdfast.standing import Merged, Pending, Problems, Standing, with_seeds
 from holdfast.state import SessionState
@@ -81,6 +84,9 @@ class Beside:
 
 
 NOTHING = Beside()
+
+Inside: TypeAlias = tuple[list[Operation], Original]
+"""What was changed inside of a value, and what that makes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,9 +279,13 @@ class Session:
 
     def collect(self) -> Pending:
         """Compare the live state with what it was when it was stored last; changes neither."""
+        return self._found_pending(by_originals=True)
+
+    def _found_pending(self, *, by_originals: bool) -> Pending:
         document = self._here().view
         keys, touched = self._live.state.snapshot()
         values: dict[str, bytes] = {}
+        inside: dict[str, Inside] = {}
         problems: list[tuple[str, str]] = []
         refused: set[str | None] = set()
         seen: set[str] = set()
@@ -283,7 +293,9 @@ class Session:
             path = codec.path_of(key)
             try:
                 name = codec.name_of(key, self._types, path)
-                data = codec.stable_encode(value, self._types, path)
+                original = document.original(name) if by_originals and name not in seen else None
+                found = None if original is None else _inside(original, value, name, path)
+                data = codec.stable_encode(value, self._types, path) if found is None else b""
             except UnstorableValue as error:
                 problems += error.problems
                 refused.add(self._live.name_or_none(key))
@@ -291,6 +303,9 @@ class Session:
             if name in seen:
                 problems.append((path, "two keys that are stored alike, as two NaNs are: keep one of them"))
                 refused.add(name)
+            elif found is not None:
+                if found[0]:
+                    inside[name] = found
             elif name not in document or self._values.encoded_if_kept(document, name) != data:
                 values[name] = data
             seen.add(name)
@@ -300,14 +315,21 @@ class Session:
             known = [name for name in named if name is not None and (name not in refused or name in document)]
             names = list(dict.fromkeys(known))
             values = {name: data for name, data in values.items() if name not in refused}
-        elif not values and not problems:
+            inside = {name: found for name, found in inside.items() if name not in refused}
+        elif not values and not inside and not problems:
             return Pending([], {}, ())
+        size = document.size + sum(map(len, values.values())) + sum(map(_size, inside.values()))
+        if inside and size > MAX_STATE_SIZE:
+            # What is known of sizes without the texts is an estimate.
+            return self._found_pending(by_originals=False)
         self._refuse_too_large(names, values, problems)
-        return self._pending(names, values, tuple(problems))
+        return self._pending(names, values, inside, tuple(problems))
 
-    def _pending(self, names: list[str], values: dict[str, bytes], problems: Problems) -> Pending:
+    def _pending(
+        self, names: list[str], values: dict[str, bytes], inside: dict[str, Inside], problems: Problems
+    ) -> Pending:
         document = self._here().view
-        operations = self._live.with_atoms(self._difference(document, names, values))
+        operations = self._live.with_atoms(self._difference(document, names, values, inside))
         seeds = {}
         for operation in operations:
             if operation.op == "add" and len(operation.path) == 1 and operation.path[0] not in document:
@@ -315,7 +337,8 @@ class Session:
                 seed = self._live.seed_of(name, codec.key_of(name, self._types))
                 if seed is not None:
                     seeds[name] = seed
-        return Pending(operations, values, problems, seeds)
+        originals = {name: original for name, (_, original) in inside.items() if name not in values}
+        return Pending(operations, values, problems, seeds, originals)
 
     def _is_as_new(self, pending: Pending) -> bool:
         """Whether all that is pending are the defaults of a session that is not stored yet."""
@@ -372,7 +395,7 @@ class Session:
 
     def _edited(self, collected: Collected) -> StoredDocument:
         view, pending = collected.view, collected.pending
-        return view.edited(pending.operations, pending.values) if pending.operations else view
+        return view.edited(pending.operations, pending.values, pending.originals) if pending.operations else view
 
     def changes_since(self, mark: StoredDocument) -> tuple[StateChange | None, Collected]:
         """What was changed in the live state since a mark, None for nothing; and what is pending now.
@@ -396,11 +419,18 @@ class Session:
     def _operations_between(self, mark: StoredDocument, now: StoredDocument) -> list[Operation]:
         if now is mark:
             return []
-        values = {name: self._values.encoded(now, name) for name in now.names_changed_since(mark)}
-        values = {
-            name: data for name, data in values.items() if name not in mark or self._values.encoded(mark, name) != data
-        }
-        return self._difference(mark, now.names(), values)
+        values: dict[str, bytes] = {}
+        inside: dict[str, Inside] = {}
+        for name in now.names_changed_since(mark):
+            before, after = mark.original(name), now.original(name)
+            if before is not None and after is not None:
+                with contextlib.suppress(NotPlain, UnstorableValue):
+                    inside[name] = before.changes_to(after, (name,)), after
+                    continue
+            data = self._values.encoded(now, name)
+            if name not in mark or self._values.encoded(mark, name) != data:
+                values[name] = data
+        return self._difference(mark, now.names(), values, inside)
 
     def repeat(self, change: StateChange) -> None:
         """Make a change in the live state again, in place.
@@ -532,7 +562,7 @@ class Session:
                 recent.put(self.storage, self.owner, self.session_id, after.stored)
                 return commit.patch
         # It was made by a try whose reply was lost, on top of changes that are not known here any more.
-        view = self._here().view.edited(attempt.pending.operations, attempt.pending.values)
+        view = self._here().view.edited(attempt.pending.operations, attempt.pending.values, attempt.pending.originals)
         self._standing = Standing(view, view)
         self._standing = self._compared()
         self._live.remember()
@@ -685,7 +715,9 @@ class Session:
             else:
                 names.remove(name)
 
-    def _difference(self, document: StoredDocument, names: list[str], values: dict[str, bytes]) -> list[Operation]:
+    def _difference(
+        self, document: StoredDocument, names: list[str], values: dict[str, bytes], inside: dict[str, Inside]
+    ) -> list[Operation]:
         old_names = document.names()
         removed, added = patch.displaced(old_names, names) if names != old_names else ([], [])
         fresh = set(added)
@@ -694,11 +726,27 @@ class Session:
         readable = {name: data for name, data in old.items() if data is not None}
         operations += patch.diff(readable, {name: values[name] for name in readable})
         operations += [Operation("replace", (name,), values[name]) for name in old if name not in readable]
+        for name in inside:
+            if name not in fresh:
+                operations += inside[name][0]
         for name in added:
-            value = values[name] if name in values else self._values.encoded(document, name)
-            values[name] = value
-            operations.append(Operation("add", (name,), value))
+            if name in inside:
+                values[name] = inside[name][1].text()
+            elif name not in values:
+                values[name] = self._values.encoded(document, name)
+            operations.append(Operation("add", (name,), values[name]))
         return operations
+
+
+def _inside(original: Original, value: Any, name: str, path: str) -> Inside | None:
+    """What was changed inside of a value; None where that is left to the comparison of texts."""
+    with contextlib.suppress(NotPlain, UnstorableValue):  # the texts tell everything that cannot be stored
+        return codec.stable(lambda: original.changes(value, (name,)), itemgetter(0), path)
+    return None
+
+
+def _size(inside: Inside) -> int:
+    return sum(len(operation.value or b"") + 1 for operation in inside[0])
 
 
 def _parts(run: Run | None, beside: Beside) -> dict[str, Any]:

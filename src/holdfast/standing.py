@@ -19,6 +19,7 @@ from holdfast.difference import diff
 from holdfast.edits import GONE, Document, Members, Whole, edits_of, extend, operations_of
 from holdfast.merging import Settle, merge
 from holdfast.operations import Operation, decode_patch, encode_patch
+from holdfast.originals import Original
 from holdfast.records import Change, SessionInfo
 from holdfast.scalars import MARK
 from holdfast.stored import StoredDocument
@@ -35,10 +36,12 @@ class Pending:
     operations: list[Operation]
     """What makes the live state of the view."""
     values: Mapping[str, bytes]
-    """The encoded live values of all names that changed."""
+    """The encoded live values of all names that changed, but for those that have an original."""
     problems: Problems
     seeds: Mapping[str, bytes] = field(default_factory=dict)
     """Of new names: what their values were before they were changed, see `Whole.seed`."""
+    originals: Mapping[str, Original] = field(default_factory=dict)
+    """The live values of names that changed inside only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +131,9 @@ class Standing:
         stored = self.stored
         if merged is None:
             encoded = encode_patch(pending.operations)
-            return encoded, Standing.level(stored.after_commit(pending.operations, pending.values, len(encoded)))
-        view = self.view.edited(pending.operations, pending.values)
+            after = stored.after_commit(pending.operations, pending.values, len(encoded), pending.originals)
+            return encoded, Standing.level(after)
+        view = self.view.edited(pending.operations, pending.values, pending.originals)
         if not merged.operations:
             return None, Standing(view, stored, merged.others, merged.later)
         encoded = encode_patch(merged.operations)

@@ -4,7 +4,8 @@ Rules that must stay true:
 - a `StoredDocument` stands for one version for ever: a commit or another's change makes a new document, which
   shares the entries that stayed. Reading a large value on demand changes what is in memory, never what it means;
 - documents are shared between sessions and threads through `recent`: an entry never changes, it is replaced;
-- what is read on demand is read as of the document's own snapshot, whatever has been committed since.
+- what is read on demand is read as of the document's own snapshot, whatever has been committed since;
+- the original of a value is what decoding it would give, and goes when the value changes in any way but with it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from holdfast import clock, patch
 from holdfast.errors import MalformedData
+from holdfast.originals import Original
 from holdfast.patch import Operation
 from holdfast.records import Change, Known, Snapshot, StoredSession, StoredValue
 from holdfast.scalars import TAG
@@ -48,6 +51,13 @@ class _Amended(msgspec.Struct, frozen=True):
 
 _size = attrgetter("size")
 
+NONE: Final[Mapping[str, Original]] = {}
+
+
+def _is_same(old: StoredValue | _Amended | None, new: StoredValue | _Amended) -> bool:
+    # Two looks at one change make two equal notes of it; values that were put there are found by comparing them.
+    return old is new or (isinstance(old, _Amended) and isinstance(new, _Amended) and old == new)
+
 
 class StoredDocument:
     """Names and encoded values of one version, in order; large values are read when they are first needed."""
@@ -56,6 +66,7 @@ class StoredDocument:
         "_changed",
         "_entries",
         "_has_odd_names",
+        "_originals",
         "incarnation",
         "patch_bytes",
         "patches",
@@ -76,6 +87,8 @@ class StoredDocument:
         self._changed: set[str] = set()
         """Names of values that differ from those of the snapshot, or are missing there."""
         self._has_odd_names: bool | None = None
+        self._originals: dict[str, Original | None] = {}
+        """Values that have been decoded, None for those of which it is not worth to keep that."""
 
     @classmethod
     def unsaved(cls) -> StoredDocument:
@@ -134,6 +147,18 @@ class StoredDocument:
         """Keep the value of a name, now that it is known for this version."""
         self._entries[name] = StoredValue(name, len(data), data)
 
+    def original(self, name: str) -> Original | None:
+        """The value of a name, decoded, if that is at hand."""
+        return self._originals.get(name)
+
+    def has_been_decoded(self, name: str) -> bool:
+        """Whether it is known that a value has an original, or is worth none."""
+        return name in self._originals
+
+    def keep_original(self, name: str, original: Original | None) -> None:
+        """Keep what the value of a name is decoded, or that it is not worth it."""
+        self._originals[name] = original
+
     def after_changes(self, changes: Iterable[Change]) -> StoredDocument:
         """The document after changes that others committed."""
         document = self._copy()
@@ -141,26 +166,35 @@ class StoredDocument:
         return document
 
     def after_commit(
-        self, operations: Sequence[Operation], values: Mapping[str, bytes], patch_size: int
+        self,
+        operations: Sequence[Operation],
+        values: Mapping[str, bytes],
+        patch_size: int,
+        originals: Mapping[str, Original] = NONE,
     ) -> StoredDocument:
-        """The document after a commit of our own, whose new values are at hand encoded."""
-        document = self._copy()
-        document._change(operations, values)
+        """The document after a commit of our own, whose new values are at hand encoded, or else decoded."""
+        document = self.edited(operations, values, originals)
         document._count(patch_size)
         return document
 
-    def edited(self, operations: Sequence[Operation], values: Mapping[str, bytes]) -> StoredDocument:
+    def edited(
+        self,
+        operations: Sequence[Operation],
+        values: Mapping[str, bytes],
+        originals: Mapping[str, Original] = NONE,
+    ) -> StoredDocument:
         """The document after changes of ours that were stored on top of another one.
 
         It stands for no version: what has not been read yet is still read as of the version before them.
         """
         document = self._copy()
         document._change(operations, values)
+        document._originals.update(originals)
         return document
 
     def names_changed_since(self, earlier: StoredDocument) -> list[str]:
         """Names whose values may be others than in an earlier document; all whose values are is among them."""
-        return [name for name, entry in self._entries.items() if earlier._entries.get(name) is not entry]
+        return [name for name, entry in self._entries.items() if not _is_same(earlier._entries.get(name), entry)]
 
     def snapshot(self, encoded: Read) -> Snapshot | None:
         """What is to be stored whole with the commit that made this document; None when that is not due."""
@@ -198,16 +232,23 @@ class StoredDocument:
         document.patches, document.patch_bytes, document.size = self.patches, self.patch_bytes, self.size
         document._entries = self._entries.copy()
         document._changed = self._changed.copy()
+        document._originals = self._originals.copy()
         document._has_odd_names = self._has_odd_names
         return document
 
     def _change(self, operations: Iterable[Operation], values: Mapping[str, bytes]) -> None:
+        deeper: dict[str, list[Operation]] = {}
         for operation in operations:
             name = operation.path[0]
             if len(operation.path) == 1:
                 self._apply_top(operation)
+            elif name not in values:
+                deeper.setdefault(name, []).append(operation)
             elif self._entries[name].data is not values[name]:
                 self._put(name, values[name])
+        for name, inside in deeper.items():
+            before = self._entries[name].size
+            self.size += self._amend(name, inside) - before
 
     def _apply(self, changes: Iterable[Change]) -> None:
         deeper: dict[str, list[Operation]] = {}
@@ -223,13 +264,19 @@ class StoredDocument:
         for name, operations in deeper.items():
             if name not in self._entries:
                 raise MalformedData(where="a patch", what="it changes a value that the session does not have")
-            entry = self._entries[name]
-            before = entry.operations if isinstance(entry, _Amended) else ()
-            size = entry.size + sum(len(operation.value or b"") + 1 for operation in operations)
-            self._entries[name] = _Amended(entry.data, size, (*before, *operations))
-            self._changed.add(name)
+            self._amend(name, operations)
         # Added up anew, so that no estimate outlives the reading of its value.
         self.size = sum(map(_size, self._entries.values()))
+
+    def _amend(self, name: str, operations: Sequence[Operation]) -> int:
+        """Note operations inside of a value; its size after them."""
+        entry = self._entries[name]
+        before = entry.operations if isinstance(entry, _Amended) else ()
+        size = entry.size + sum(len(operation.value or b"") + 1 for operation in operations)
+        self._entries[name] = _Amended(entry.data, size, (*before, *operations))
+        self._changed.add(name)
+        self._originals.pop(name, None)
+        return size
 
     def _apply_top(self, operation: Operation) -> None:
         name = operation.path[0]
@@ -237,6 +284,7 @@ class StoredDocument:
             self._put(name, operation.value or b"")
             return
         self._has_odd_names = None
+        self._originals.pop(name, None)
         old = self._entries.pop(name, None)
         if old is not None:
             self.size -= old.size
@@ -249,6 +297,7 @@ class StoredDocument:
         self.size += len(data) - (old.size if old else 0)
         self._entries[name] = StoredValue(name, len(data), data)
         self._changed.add(name)
+        self._originals.pop(name, None)
 
     def _count(self, patch_size: int) -> None:
         self.version += 1

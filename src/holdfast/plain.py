@@ -1,0 +1,178 @@
+"""Values made of plain containers and of leaves that can never change: looked at, copied and compared level by level.
+
+Rules that must stay true:
+- a copy shares nothing that can change with what it was made of;
+- two values are the same if they would be encoded alike: by type, order and bits. What is one object is the same as
+  itself; of two objects that says their type and value, or else their encoded text;
+- no code of the user's runs: of containers and keys only the exact built-in types are taken;
+- a level is handled in C as a whole; only where something differs values are looked at one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import chain, islice
+from operator import is_, itemgetter
+from types import NoneType
+from typing import Any, Final
+from uuid import UUID
+
+from holdfast import codec
+from holdfast.encoding import MAX_DEPTH
+from holdfast.errors import UnstorableValue
+from holdfast.scalars import TAG
+
+__all__ = ["CONTAINERS", "LEAVES", "NotPlain", "Values", "are_same", "are_same_names"]
+
+LEAVES: Final = frozenset(
+    {NoneType, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID, complex}
+)
+CONTAINERS: Final = frozenset({list, dict, tuple})
+MOST: Final = 5_000_000
+"""Values that are looked at: one object may stand in so many places that there is no end to them."""
+_BY_VALUE: Final = frozenset({NoneType, bool, int, str, bytes})
+"""What is encoded alike if it is of one type and equal."""
+
+_values = dict.values
+
+
+class NotPlain(Exception):
+    """Raised inside this package for values that are something else, are too many, or lie too deep."""
+
+
+class Values:
+    """Plain values, with everything in them laid out so that comparing others with them takes little time.
+
+    Args:
+        values: they, and what they hold, are not changed any more.
+        depth: how many containers they may be made of, one in another.
+        most: how many values there may be in all.
+
+    Raises:
+        NotPlain: they are not plain.
+
+    >>> values = Values([1, [2], {"a": 3}])
+    >>> values.are([1, [2], {"a": 3}]), values.are([1, [2], {"a": True}]), values.count
+    (True, False, 5)
+    """
+
+    __slots__ = ("_below", "_groups", "_kind", "_lengths", "_names", "_values", "count")
+
+    def __init__(self, values: list[Any], depth: int = MAX_DEPTH, most: int = MOST) -> None:
+        self._values = values
+        self._kind: type | None = None
+        """What all of them are; None for leaves, or where they are of several kinds."""
+        self._groups: list[tuple[list[int], Callable[[Sequence[Any]], tuple[Any, ...]], Values]] = []
+        """Where they are of several kinds: of each kind the places, what picks these out, and the values there."""
+        self._below: Values | None = None
+        """What the containers hold, one after the other."""
+        self.count = len(values)
+        """How many there are, with all that they hold."""
+        kinds = set(map(type, values))
+        if self.count > most:
+            raise NotPlain
+        if kinds <= LEAVES:
+            return
+        if not depth or not kinds <= LEAVES | CONTAINERS:
+            raise NotPlain
+        if len(kinds) > 1:
+            self._group(values, kinds, depth, most)
+            return
+        (self._kind,) = kinds
+        self._lengths = list(map(len, values))
+        if self._kind is dict:
+            self._names = list(chain.from_iterable(values))
+            if not set(map(type, self._names)) <= {str}:
+                raise NotPlain
+            if any(name.startswith(TAG) for name in set(self._names)):
+                raise NotPlain
+            values = list(map(_values, values))
+        self._below = Values(list(chain.from_iterable(values)), depth - 1, most - self.count)
+        self.count += self._below.count
+
+    def _group(self, values: list[Any], kinds: set[type], depth: int, most: int) -> None:
+        count = 0
+        for some in (kinds & LEAVES, *({kind} for kind in kinds & CONTAINERS)):
+            places = [place for place, kind in enumerate(map(type, values)) if kind in some]
+            if places:
+                pick = itemgetter(*places, places[0])  # of a single place it would give no tuple
+                group = Values([values[place] for place in places], depth, most - count)
+                self._groups.append((places, pick, group))
+                count += group.count
+        self.count = count
+
+    def copies(self) -> list[Any]:
+        """Each of the values again, in containers of its own."""
+        if self._groups:
+            copies = self._values.copy()
+            for places, _, group in self._groups:
+                if group._kind is not None:
+                    for place, item in zip(places, group.copies(), strict=True):
+                        copies[place] = item
+            return copies
+        if self._below is None or self._kind is None:
+            return self._values.copy()
+        is_flat = self._below._kind is None and not self._below._groups
+        if self._kind is dict and is_flat:
+            return list(map(dict.copy, self._values))
+        if self._kind is list and is_flat:
+            return list(map(list.copy, self._values))
+        members = iter(self._below.copies())
+        if self._kind is dict:
+            return [dict(zip(value, islice(members, len(value)), strict=True)) for value in self._values]
+        return [self._kind(islice(members, length)) for length in self._lengths]
+
+    def are(self, others: Sequence[Any]) -> bool:
+        """Whether as many other values are the same, pair by pair."""
+        if self._groups:
+            return all(group.are(pick(others)[:-1]) for _, pick, group in self._groups)
+        if self._below is None:
+            return _are_same_leaves(self._values, others)
+        if set(map(type, others)) != {self._kind} or list(map(len, others)) != self._lengths:
+            return False
+        if self._kind is dict:
+            if not are_same_names(self._names, list(chain.from_iterable(others))):
+                return False
+            others = list(map(_values, others))
+        return self._below.are(list(chain.from_iterable(others)))
+
+
+def are_same(old: Any, new: Any) -> bool:
+    """Whether a plain value is the same as another one.
+
+    >>> are_same([1], [1]), are_same([1], [1.0]), are_same([1], (1,))
+    (True, False, False)
+    """
+    return old is new or Values([old]).are([new])
+
+
+def _are_same_leaves(old: Sequence[Any], new: Sequence[Any]) -> bool:
+    return all(map(is_, old, new)) or all(map(_is_same_leaf, old, new))
+
+
+def are_same_names(old: Sequence[str], new: Sequence[Any]) -> bool:
+    """Whether names are the same as as many keys, pair by pair.
+
+    >>> are_same_names(["a", "b"], ["a", "c"])
+    False
+    """
+    return all(map(is_, old, new)) or all(map(_is_same_name, old, new))
+
+
+def _is_same_name(old: str, new: Any) -> bool:
+    return old is new or (type(new) is str and old == new)
+
+
+def _is_same_leaf(old: Any, new: Any) -> bool:
+    if old is new:
+        return True
+    if type(old) is not type(new):
+        return False
+    if type(old) in _BY_VALUE:
+        return bool(old == new)
+    try:
+        return codec.encode(old) == codec.encode(new)
+    except UnstorableValue:  # such as a time with a zone of the user's own
+        return False
