@@ -10,9 +10,11 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -569,6 +571,97 @@ def test_calls_inside_of_an_answered_step_are_counted_as_made(storage: Storage) 
     broken.clear()
     assert Polling(session_id="s", storage=storage).resume(run_id).content == [1, 2]
     assert stored(storage) == {"polled": 2}
+
+
+class Polls(Workflow):
+    """Polls inside of other steps, and then by itself."""
+
+    @step
+    def poll(self) -> int:
+        do("poll")
+        self.session_state["polled"] = self.session_state.get("polled", 0) + 1
+        return done.count("poll")
+
+    @step
+    def read(self) -> int:
+        do("read")
+        return done.count("read")
+
+    @step
+    def fails(self) -> None:
+        self.poll()
+        raise ConnectionError
+
+    @step(store_if=bool)
+    def maybe(self) -> int:
+        return self.poll() * 0
+
+    @step(cache="workflow", uses=[do], ignore=["do", "done"])
+    def wide(self) -> int:
+        return self.read()
+
+    @step
+    def outer(self, how: str) -> int:
+        if how == "called":
+            self.poll()
+        elif how == "in one that failed":
+            with suppress(ConnectionError):
+                self.fails()
+        elif how == "in one that was not kept":
+            self.maybe()
+        elif how == "in one of wider scope":
+            self.wide()
+        elif how == "in a task":
+            with ThreadPoolExecutor() as pool:
+                pool.submit(copy_context().run, self.poll).result()
+        do("outer")
+        return 0
+
+    def run(self, how: str) -> list[int]:
+        polled = []
+        for _ in range(2):
+            if how == "in one of wider scope at the top":
+                polled.append(self.wide())
+            else:
+                self.outer(how)
+            polled.append(self.read() if "wider" in how else self.poll())
+            do("middle")
+        do("end")
+        return polled
+
+
+@pytest.mark.parametrize("failures", [["outer"], ["end"], ["outer", "end"], ["outer", "middle", "end"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "called",
+        "in a task",
+        "in one that failed",
+        "in one that was not kept",
+        "in one of wider scope",
+        "in one of wider scope at the top",
+    ],
+)
+def test_a_call_inside_of_a_step_is_never_taken_for_one_elsewhere(how: str, failures: list[str]) -> None:
+    storage = MemoryStorage()
+    whole = Polls(session_id="whole", storage=MemoryStorage()).run(how).content
+    done.clear()
+    run_id = ""
+    for failure in failures:
+        if "top" in how and failure == "outer":
+            failure = "middle"
+        broken.add(failure)
+        if run_id:
+            with pytest.raises(Broken):
+                Polls(session_id="s", storage=storage).resume(run_id)
+        else:
+            run_id = failed(Polls(session_id="s", storage=storage), how)
+        broken.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StepWarning)
+        workflow = Polls(session_id="s", storage=storage)
+        assert workflow.resume(run_id).content == whole
+    assert workflow.session_state.get("polled", 0) == done.count("poll")
 
 
 def page(url: str) -> str:
