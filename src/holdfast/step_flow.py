@@ -120,9 +120,9 @@ def _repeat(asked: Asked, change: StateChange) -> None:
     except Misplaced as misplaced:
         raise StepStateError(
             step=asked.name,
-            what=f"changed places inside of a list at {misplaced} of the session state, and that list is another now",
-            advice="Nobody can tell where its changes belong: run the workflow anew; or let the step return a value, "
-            "and change the state in run().",
+            what=f"changed something at {misplaced} of the session state, which is not what it was then",
+            advice="Made again, its change could undo another: run the workflow anew. Let the step return a value, and "
+            "change the state in run(); or ask for steps that change the same place in the same order.",
         ) from None
 
 
