@@ -375,6 +375,46 @@ def test_of_steps_that_overlap_none_changes_the_state(storage: Storage, how: str
     assert storage.find_steps("", "s", workflow.run_id, with_results=True) == ()
 
 
+class Watched(Workflow):
+    """A thread that nobody told of the run looks at the state, or changes it, while a step is computed."""
+
+    @step
+    def fetch(self, *, changes: bool) -> str:
+        if changes:
+            self.session_state["fetched"] = 1
+        self.fetching.set()
+        self.met.wait(20)
+        return str(do("fetch"))
+
+    def run(self, what: str, *, changes: bool) -> str:
+        self.session_state["log"] = []
+        self.fetching, self.met = threading.Event(), threading.Event()
+
+        def beside() -> None:
+            self.fetching.wait(20)
+            log = self.session_state["log"]
+            if what == "change":
+                log.append("beside")
+            self.met.set()
+
+        thread = threading.Thread(target=beside)
+        thread.start()
+        try:
+            return self.fetch(changes=changes)
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize(("what", "changes"), [("look", False), ("look", True), ("change", False), ("change", True)])
+def test_a_thread_without_the_context_of_the_run_is_beside_its_steps_as_well(what: str, changes: bool) -> None:
+    workflow = Watched(session_id="s", storage=MemoryStorage())
+    if (what, changes) == ("look", False):
+        assert workflow.run(what, changes=changes).content == "fetch"
+        return
+    with pytest.raises(StepStateError, match=r"beside a thread without .*nobody can tell by whom"):
+        workflow.run(what, changes=changes)
+
+
 @pytest.mark.parametrize("cls", [Reading, ReadingLater])
 @pytest.mark.parametrize(("step_changes", "reader_changes"), [(False, True), (True, False), (False, False)])
 def test_what_the_reader_of_a_stream_changed_is_not_taken_for_what_the_step_did(
