@@ -934,6 +934,30 @@ def test_what_others_changed_meanwhile_stays(storage: Storage) -> None:
     assert stored(storage) == {"items": ["mine", "first", "theirs"], "other": 2}
 
 
+class Collecting(Workflow):
+    @step
+    def collect(self, out: Any, what: str) -> None:
+        if out is not None:
+            out.append(what)
+
+    def run(self, how: str) -> None:
+        if how == "state":
+            self.collect(self.session_state.setdefault("out", []), "a")
+        elif how == "local":
+            self.collect([], "a")
+        else:
+            self.collect(None, "a")
+
+
+def test_a_change_of_an_argument_that_no_record_makes_again_is_warned_about(storage: Storage) -> None:
+    with pytest.warns(StepWarning, match="'collect' has changed its argument 'out'"):
+        Collecting(storage=storage).run("local")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StepWarning)
+        Collecting(storage=storage).run("state")
+        Collecting(storage=storage).run("none")
+
+
 class Ordered(Workflow):
     """Steps that change the state, in an order that is another one when the run is resumed."""
 

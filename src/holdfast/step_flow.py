@@ -18,7 +18,7 @@ from collections.abc import Callable
 from holdfast import clock
 from holdfast.asked import Asked, decoded, encoded, replayed, restore_agents, warn
 from holdfast.caching import ALL, allowed
-from holdfast.computing import changed, computed, require_own
+from holdfast.computing import changed, computed, look_at_arguments, require_own
 from holdfast.drivers import Flow, Pause, Store, Wait
 from holdfast.errors import (
     CacheMiss,
@@ -81,6 +81,8 @@ def in_run(asked: Asked) -> Flow:
     frame = asked.frame(number, occurrence, may_use_state=not is_parallel())
     given, change, is_known, collected = yield from _with_changes(asked, frame)
     if is_known and asked.step.keeps(given.value):
+        if change is None:  # else it may be a part of the session state, whose changes are made again
+            look_at_arguments(asked)
         record = asked.record(
             number,
             occurrence,
