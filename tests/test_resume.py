@@ -375,6 +375,97 @@ def test_of_steps_that_overlap_none_changes_the_state(storage: Storage, how: str
     assert storage.find_steps("", "s", workflow.run_id, with_results=True) == ()
 
 
+class HeldOn(Workflow):
+    """Holds a list of the state in its hands while a step is computed."""
+
+    @step
+    async def fetch(self, what: str) -> str:
+        self.begun.set()
+        await self.met.wait()
+        return str(do(what))
+
+    @step
+    async def ask(self, what: str) -> str:
+        self.session_state["log"].append(what)
+        return await self.fetch(what)
+
+    @step
+    async def count(self, log: list[str]) -> int:
+        self.begun.set()
+        await self.met.wait()
+        return len(log)
+
+    @step
+    async def collect(self, log: list[str], what: str) -> str:
+        log.append(what)
+        return str(do(what))
+
+    @step
+    def collect_at_once(self, what: str) -> str:
+        self.log.append(what)
+        return str(do(what))
+
+    async def run(self, how: str) -> list[str]:
+        self.log = log = self.session_state.setdefault("log", [])
+        self.begun, self.met = asyncio.Event(), asyncio.Event()
+        if how == "run() changes it":
+            fetching = asyncio.ensure_future(self.fetch("a"))
+            await self.begun.wait()
+            log.append("run()")
+            self.met.set()
+            await fetching
+        elif how == "steps beside change it":
+            await asyncio.gather(asyncio.to_thread(self.collect_at_once, "a"))
+        elif how == "run() changes what a step has a copy of":
+            fetching = asyncio.ensure_future(self.count(list(log)))
+            await self.begun.wait()
+            log.append("run()")
+            self.met.set()
+            await fetching
+        elif how == "run() changes it afterwards":
+            self.met.set()
+            await asyncio.ensure_future(self.fetch("a"))
+            log.append("run()")
+        elif how == "a step that asks for it":
+            self.met.set()
+            await asyncio.wait_for(self.ask("a"), 20)
+        elif how == "a step that is given it":
+            await asyncio.wait_for(self.collect(log, "a"), 20)
+        elif how == "a step of its own task":
+            await self.collect(log, "a")
+            self.collect_at_once("b")
+        do("end")
+        return log
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("run() changes it", None),
+        ("run() changes what a step has a copy of", None),
+        ("steps beside change it", None),
+        ("run() changes it afterwards", ["run()"]),
+        ("a step that asks for it", ["a"]),
+        ("a step that is given it", ["a"]),
+        ("a step of its own task", ["a", "b"]),
+    ],
+)
+def test_what_changed_while_a_step_worked_in_a_task_of_its_own_is_not_taken_for_its_own(
+    how: str, expected: list[str] | None
+) -> None:
+    storage = MemoryStorage()
+    workflow = HeldOn(session_id="s", storage=storage)
+    if expected is None:
+        with pytest.raises(StepStateError, match="has not asked for it"):
+            asyncio.run(workflow.run(how))
+        return
+    broken.add("end")
+    with pytest.raises(Broken):
+        asyncio.run(workflow.run(how))
+    broken.clear()
+    assert asyncio.run(HeldOn(session_id="s", storage=storage).resume(str(workflow.run_id))).content == expected
+
+
 class Watched(Workflow):
     """A thread that nobody told of the run looks at the state, or changes it, while a step is computed."""
 

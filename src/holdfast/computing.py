@@ -9,6 +9,7 @@ Rules that must stay true:
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -194,13 +195,19 @@ def look_at_arguments(asked: Asked) -> None:
     """Warn of an argument that was changed while the step worked, for that is not made again when it is answered."""
     if asked.step.agent is not None or (asked.turns is not None and asked.turns.have_begun):
         return  # an agent changes none, and during a stream its reader may have
+    for name in _changed_arguments(asked):
+        warn(
+            f"Step {asked.name!r} has changed its argument {name!r}. When the run is resumed and the step is answered, "
+            "that is not done again: let it return what it collects."
+        )
+
+
+def _changed_arguments(asked: Asked) -> Iterator[str]:
+    """The containers among its arguments that are not what they were when it was called."""
     for name, value in asked.arguments().items():
         told = asked.told.get(f"argument {name}") if type(value) in (list, dict, set) else None
         if told is not None and digest_or_none(value) != told:
-            warn(
-                f"Step {asked.name!r} has changed its argument {name!r}. When the run is resumed and the step is "
-                "answered, that is not done again: let it return what it collects."
-            )
+            yield name
 
 
 def require_own(asked: Asked, frame: Frame) -> None:
@@ -209,10 +216,16 @@ def require_own(asked: Asked, frame: Frame) -> None:
     Raises:
         StepStateError: it is one.
     """
-    if asked.cache is None and not is_parallel() and not frame.beside:
+    # A container that it was given may be a part of the state.
+    is_foreign = frame.is_apart and not frame.has_asked and not any(_changed_arguments(asked))
+    if asked.cache is None and not is_parallel() and not frame.beside and not is_foreign:
         return
     if frame.beside:
         what = f"worked beside {frame.beside} while the session state was changed, and nobody can tell by whom"
+    elif is_foreign:
+        what = (
+            "worked beside run() while the session state was changed, and has not asked for it: nobody can tell by whom"
+        )
     else:
         how = "in self.parallel()" if is_parallel() else f"and is kept in scope {asked.scope!r}"
         what = f"changed the session state, {how}: a recorded result could not repeat that"

@@ -60,6 +60,8 @@ class Frame:
         "call",
         "caller",
         "flight",
+        "has_asked",
+        "is_apart",
         "key",
         "may_use_state",
         "number",
@@ -87,6 +89,10 @@ class Frame:
         self.beside = ""
         """What else of its run worked at the same time, and may have changed what it seems to have changed."""
 
+        self.has_asked = False
+        """Whether its code has asked for a session state, so that it may have changed it."""
+        self.is_apart = False
+        """Whether `run()` may go on beside it, in another task or thread."""
         self.flight: Any = None
         """The execution that others may wait for, if it is one."""
 
@@ -139,7 +145,10 @@ class AtWork:
         """
         if not self._frames:
             return
-        frame = next(steps_around(), None)
+        around = list(steps_around())
+        for each in around:
+            each.has_asked = True
+        frame = around[0] if around else None
         outside = "run()" if is_known else "a thread without the context of the run"
         with self._lock:
             for other in self._frames:

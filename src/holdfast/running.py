@@ -44,7 +44,7 @@ from holdfast.response import RunEvent, RunResponse
 from holdfast.run_steps import RunSteps
 from holdfast.session import Beside, Collected, Session
 from holdfast.standing import Pending, Problems
-from holdfast.threads import process_number
+from holdfast.threads import process_number, thread_and_task
 
 COMMIT_EVERY = 1.0
 """Seconds after which changes are committed between two responses: what a kill can lose at most."""
@@ -109,6 +109,7 @@ class ActiveRun:
         """Events of steps that were not handed out yet."""
         self._claim = claim
         self._release = release
+        self._driver: tuple[int, int] | None = None
         self._started = False
         self._meter = Meter()
         self._metered = self._meter.usage
@@ -141,6 +142,7 @@ class ActiveRun:
         """Around the user's code: this run is the current one, and its meter counts what agents use."""
         before = current.get()
         current.set(self)
+        self._driver = thread_and_task()
         try:
             with metering(self._meter), controlled(self.control), in_a_run():
                 yield
@@ -148,6 +150,11 @@ class ActiveRun:
             # Not by a token: whoever closes a coroutine may do it in another context, where nothing is to be undone.
             if current.get() is self:
                 current.set(before)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the code is in another thread or task than that in which `run()` goes on."""
+        return self._driver != thread_and_task()
 
     def encloses(self, inner: ActiveRun | None) -> bool:
         """Whether `inner`, the run current in the caller's context, is this one or was called from it."""

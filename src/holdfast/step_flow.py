@@ -104,6 +104,7 @@ def _with_changes(asked: Asked, frame: Frame, lease: EntryLease | None = None) -
     """Compute it, and find out what it changed in the session state: what it gave, and what `changed` says."""
     assert asked.run is not None
     asked.turns = Turns(asked.session, asked.run.steps.at_work, frame)
+    frame.is_apart = asked.run.is_apart
     try:
         yield Store(asked.turns.begin)
         given = yield from computed(asked, frame, lease)
@@ -117,6 +118,7 @@ def _with_changes(asked: Asked, frame: Frame, lease: EntryLease | None = None) -
 
 def _repeat(asked: Asked, change: StateChange) -> None:
     assert asked.run is not None
+    asked.run.steps.at_work.state_is_used(is_known=True)
     try:
         asked.run.session.repeat(change)
     except Misplaced as misplaced:

@@ -8,6 +8,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -41,6 +42,19 @@ def others_may_change_values() -> bool:
         return True
     # Every thread with a Python state, also those that were not started by the threading module.
     return len(sys._current_frames()) > 1 + len(_quiet)
+
+
+def thread_and_task() -> tuple[int, int]:
+    """The thread and the asyncio task that the code is in; 0 for no task.
+
+    >>> thread_and_task()[1]
+    0
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop runs on this thread
+        task = None
+    return threading.get_ident(), 0 if task is None else id(task)
 
 
 _process = os.getpid()
