@@ -315,6 +315,7 @@ class ActiveRun:
         self.session.settle()
         if problems:
             raise UnstorableValue(problems)
+        self.session.give_back()
 
     def saved_patches(self) -> list[bytes]:
         """The patches committed since the last call, oldest first."""
