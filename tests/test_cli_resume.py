@@ -149,10 +149,11 @@ class TestResume:
         run_id = failed("--session-id", "s")
         Path("mended").touch()
         ok("run", "blog.py:Blog", "--topic", "moon", "--session-id", "s")
+        other = as_json("runs", "list")[0]["run_id"]
         before = as_json("runs", "show", run_id), as_json("sessions", "show", "s")["state"]
         result = holdfast("runs", "resume", run_id)
         assert result.exit_code == 5
-        assert "cannot be resumed: another run has changed /topics since" in result.stderr
+        assert f"cannot be resumed: run '{other}' (version 2) changed /topics since" in result.stderr
         assert "failed; holdfast runs show" not in result.stderr
         assert before == (as_json("runs", "show", run_id), as_json("sessions", "show", "s")["state"])
 

@@ -27,8 +27,9 @@ from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
 
 import postgres
-from holdfast import Agent, RunResponse, step, turns
+from holdfast import Agent, RunResponse, codec, step, turns
 from holdfast.errors import (
+    CacheMiss,
     InvalidInput,
     RunNotFound,
     RunNotResumable,
@@ -806,14 +807,26 @@ def test_where_others_changed_the_same_place_nothing_is_done(storage: Storage) -
     broken.add("b")
     run_id = failed(Counting(session_id="s", storage=storage))
     before = storage.find_runs("")[0]
-    Setting(session_id="s", storage=storage).run(n=7)
+    other = Setting(session_id="s", storage=storage)
+    other.run(n=7)
     version = storage.find_sessions("")[0].version
     broken.clear()
-    with pytest.raises(RunNotResumable, match="another run has changed /n since"):
+    with pytest.raises(RunNotResumable, match=rf"run '{other.run_id}' \(version {version}\) changed /n since"):
         Counting(session_id="s", storage=storage).resume(run_id)
     assert storage.find_sessions("")[0].version == version
     assert storage.find_runs("")[-1] == before
     assert stored(storage) == {"n": 7, "steps": ["a", "b"]}
+
+
+def test_what_was_changed_outside_of_runs_is_told_from_what_another_run_changed(storage: Storage) -> None:
+    broken.add("b")
+    workflow = Counting(session_id="s", storage=storage)
+    run_id = failed(workflow)
+    workflow.session_state["n"] = 70
+    broken.clear()
+    with pytest.raises(RunNotResumable, match=r"code outside of runs \(version 3\) changed /n since"):
+        workflow.resume(run_id)
+    assert stored(storage)["n"] == 70
 
 
 def test_history_that_is_gone_makes_a_run_not_resumable(storage: Storage) -> None:
@@ -1231,3 +1244,38 @@ def test_a_run_that_broke_off_anywhere_and_was_resumed_ends_as_one_that_did_not(
     assert stored(storage) == stored(whole.storage)
     assert list(stored(storage)) == list(stored(whole.storage)) or any(kind == "other" for kind, _ in program)
     assert storage.check() == ()
+
+
+class Refreshing(Workflow):
+    @step(cache="session")
+    def fetch(self, url: str) -> str:
+        return str(do(url))
+
+    def run(self, *urls: str) -> list[str]:
+        return [self.fetch(url) for url in urls]
+
+
+@pytest.mark.parametrize("option", [{"refresh": True}, {"use_cache": False}])
+def test_a_run_that_was_not_to_use_results_does_not_use_them_when_it_is_resumed(
+    storage: Storage, option: dict[str, bool]
+) -> None:
+    Refreshing(session_id="s", storage=storage).run("a", "b")
+    broken.add("b")
+    run_id = failed(Refreshing(session_id="s", storage=storage), "a", "b", **option)
+    broken.clear()
+    done.clear()
+    again = Refreshing(session_id="s", storage=storage)
+    assert again.resume(run_id).content == ["a", "b"]
+    assert "b" in done
+    (recorded,) = storage.find_runs("", run_id=run_id)
+    assert codec.decode(recorded.input or b"") == {"urls": ("a", "b"), **option}
+
+
+def test_a_run_that_was_not_to_pay_does_not_when_it_is_resumed(storage: Storage) -> None:
+    workflow = Refreshing(session_id="s", storage=storage)
+    for ask in (lambda: workflow.run("a", only_if_cached=True), lambda: workflow.resume(workflow.run_id or "")):
+        with pytest.raises(CacheMiss):
+            ask()
+    assert done == []
+    workflow.run("a")
+    assert workflow.run("a", only_if_cached=True).content == ["a"]

@@ -1135,6 +1135,17 @@ def test_the_options_of_a_run_say_what_it_may_use(storage: Storage) -> None:
         numbered(storage, only_if_cached=True, refresh=True)
 
 
+@pytest.mark.parametrize("variable", ["off", "refresh"])
+def test_what_the_environment_takes_away_does_not_make_a_run_pay(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    numbered(storage)
+    monkeypatch.setenv("HOLDFAST_CACHE", variable)
+    with pytest.raises(CacheMiss):
+        numbered(storage, only_if_cached=True)
+    assert computed == ["number"]
+
+
 def test_a_miss_says_what_the_step_was_given_without_its_values(storage: Storage) -> None:
     class Asking(Workflow):
         @step(cache="session", ignore=["client"])

@@ -149,6 +149,8 @@ def for_others(asked: Asked) -> Flow:
     if asked.found is not None:
         return (yield from _hit(asked, *asked.found))
     control = allowed()
+    if not (control.reads or control.computes):
+        raise CacheMiss(step=asked.name, arguments=asked.arguments())
     if asked.is_down or not (control.reads or control.writes):
         return (yield from _only_computed(asked))
     entry = None if asked.has_looked else (yield Store(functools.partial(_find, asked)))
