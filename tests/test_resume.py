@@ -818,6 +818,21 @@ def test_where_others_changed_the_same_place_nothing_is_done(storage: Storage) -
     assert stored(storage) == {"n": 7, "steps": ["a", "b"]}
 
 
+def test_a_run_is_resumed_by_its_own_workflow_only(storage: Storage) -> None:
+    class Other(Counting):
+        pass
+
+    class Renamed(Counting):
+        name = "Counting"
+
+    broken.add("b")
+    run_id = failed(Counting(session_id="s", storage=storage))
+    broken.clear()
+    with pytest.raises(RunNotResumable, match=r"workflow 'Counting', and this is 'Other'.* name = 'Counting'"):
+        Other(session_id="s", storage=storage).resume(run_id)
+    assert Renamed(session_id="s", storage=storage).resume(run_id).content == ["a", "b"]
+
+
 def test_what_was_changed_outside_of_runs_is_told_from_what_another_run_changed(storage: Storage) -> None:
     broken.add("b")
     workflow = Counting(session_id="s", storage=storage)
@@ -861,6 +876,8 @@ def test_arguments_that_were_not_recorded_as_they_were_are_not_guessed(storage: 
             workflow.resume(run_id)
 
     class Other(Workflow):
+        name = "Handed"
+
         def run(self, another: Any) -> None: ...
 
     run_id = failed(Handed(session_id="t", storage=storage), 1)
