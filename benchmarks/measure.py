@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -38,12 +39,14 @@ class Cost:
         return sum(self.cpu[part]) / len(self.cpu[part])
 
 
-def cost_of(calls: list[Callable[[], Any]]) -> Cost:
-    """Make each call once and measure it; CPU is of all threads of the process."""
+def cost_of(calls: Iterable[Callable[[], Any]], seconds: float = math.inf) -> Cost:
+    """Make each call once and measure it, until the time is up; CPU is of all threads of the process."""
     wall, cpu = [], []
-    before = bytes_written()
+    before, began = bytes_written(), time.perf_counter()
     for call in calls:
         wall_begin, cpu_begin = time.perf_counter(), time.process_time()
+        if wall_begin - began > seconds:
+            break
         call()
         cpu.append((time.process_time() - cpu_begin) * 1e3)
         wall.append((time.perf_counter() - wall_begin) * 1e3)
