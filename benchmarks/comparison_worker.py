@@ -15,7 +15,7 @@ from typing import Any
 import posts
 from contention_worker import Worker, serve
 from contestants import Failed, Target
-from measure import cost_of
+from measure import cost_of, folder_size
 
 SAME, LARGE, MANY, GROWING = "same", "large", "many", "growing"
 """Sessions."""
@@ -29,10 +29,10 @@ def item(number: int) -> dict[str, str]:
 class Measuring(Worker):
     """The contestant that is open in this process."""
 
-    def attempt(self, method: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def attempt(self, work: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """What a method answers, or the reason why it does not."""
         try:
-            return {"answer": getattr(self, method)(**arguments)}
+            return {"answer": getattr(self, work)(**arguments)}
         except NotImplementedError:
             return {"refusal": "n/a"}
         except Exception as error:  # noqa: BLE001  (the driver shows it)
@@ -56,7 +56,12 @@ class Measuring(Worker):
         """So many runs, or fewer if the time is up, and the size of the database after them."""
         made: Callable[[int], Callable[[], Any]] = getattr(self, f"_{work}")
         cost = cost_of([made(number) for number in range(start, start + count)], seconds)
-        return {"wall": cost.wall, "cpu": cost.cpu, "written": cost.written, "database": self.size()}
+        return {
+            "wall": cost.wall,
+            "cpu": cost.cpu,
+            "written": cost.written,
+            "database": self.where and folder_size(Path(self.where).parent),
+        }
 
     def _same(self, number: int) -> Callable[[], Any]:
         return partial(self.contestant.set, SAME, f"k{number % 50}", number)
@@ -81,10 +86,6 @@ class Measuring(Worker):
 
     many = 1_000
     """How many items there are to find one in."""
-
-    def size(self) -> int:
-        """Of all files of a database on SQLite, in bytes."""
-        return sum(file.stat().st_size for file in Path(self.where).parent.rglob("*") if file.is_file())
 
     def first(self, work: str, number: int) -> dict[str, float]:
         """The first run of this process, and the CPU time that the process took until it was done."""

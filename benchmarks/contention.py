@@ -134,8 +134,16 @@ class Process:
         return json.loads(line)
 
     def close(self) -> None:
-        """End it."""
+        """Let it end."""
         self.worker.communicate()
+
+    def end(self) -> None:
+        """Let it end, and do not wait for long."""
+        try:
+            self.worker.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.worker.kill()
+            self.worker.communicate()
 
 
 def together(processes: Sequence[Process], method: str, each: Sequence[dict[str, Any]], **same: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from floor import RawInserts
-from measure import Cost, cost_of
+from measure import Cost, cost_of, folder_size
 from posts import text
 
 from holdfast import SqlWorkflowStorage, Workflow
@@ -79,7 +79,7 @@ def growth(cost: Cost, folder: Path) -> dict[str, Any]:
         "early": cost.mean_cpu(slice(0, 50)),
         "late": cost.mean_cpu(slice(-50, None)),
         "late_wall": cost.median_wall(slice(-50, None)),
-        "database": sum(file.stat().st_size for file in folder.iterdir()),
+        "database": folder_size(folder),
     }
 
 

@@ -18,41 +18,30 @@ logging.disable(logging.CRITICAL)  # it tells about errors that are raised as we
 EMPTY: dict[str, Any] = {"keys": {}, "items": [], "found": None}
 
 
-@action(reads=["items"], writes=["items"])
-def append(state: State, new: Any) -> State:
-    return state.append(items=new)
-
-
-@action(reads=["items"], writes=["items"])
-def append_first(state: State, new: Any) -> State:
-    return state.append(items=new[0])
-
-
-@action(reads=["items"], writes=["items"])
-def append_second(state: State, new: Any) -> State:
-    return state.append(items=new[1])
-
-
-@action(reads=["keys"], writes=["keys"])
-def set_key(state: State, new: Any) -> State:
+@action(reads=["keys", "items"], writes=["keys", "items", "found"])
+def work(state: State, work: str, new: Any) -> State:
+    match work:
+        case "append":
+            return state.append(items=new)
+        case "fail":
+            state.append(items=new)
+            raise Failed
+        case "find":
+            return state.update(found=next(item for item in state["items"] if item["id"] == new)["text"])
+        case "seed":
+            return state.update(items=new, keys=SMALL)
     state["keys"].get("owner")
     return state.update(keys={**state["keys"], **new})
 
 
-@action(reads=["items"], writes=["found"])
-def find(state: State, new: Any) -> State:
-    return state.update(found=next(item for item in state["items"] if item["id"] == new)["text"])
-
-
-@action(reads=[], writes=["items", "keys"])
-def seed(state: State, new: Any) -> State:
-    return state.update(items=new, keys=SMALL)
+@action(reads=["items"], writes=["items"])
+def first(state: State, new: Any) -> State:
+    return state.append(items=new[0])
 
 
 @action(reads=["items"], writes=["items"])
-def fail(state: State, new: Any) -> State:
-    state.append(items=new)
-    raise Failed
+def second(state: State, new: Any) -> State:
+    return state.append(items=new[1])
 
 
 @action(reads=[], writes=[])
@@ -69,31 +58,32 @@ class Runs(Sessions):
         self.persister.initialize()
 
     def append(self, session: str, item: dict[str, Any]) -> None:
-        self._run(session, item, append=append)
+        self._run(session, "append", item)
 
     def set(self, session: str, key: str, value: Any) -> None:
-        self._run(session, {key: value}, set_key=set_key)
+        self._run(session, "set", {key: value})
 
     def find(self, session: str, name: str) -> str:
-        found: str = self._run(session, name, find=find)["found"]
+        found: str = self._run(session, "find", name)["found"]
         return found
 
     def fail(self, session: str, item: dict[str, Any]) -> None:
-        self._run(session, item, fail=fail)
+        self._run(session, "fail", item)
 
     def stream(self, session: str, items: list[dict[str, Any]]) -> Iterator[Any]:
-        application = self._application(session, append_first=append_first, append_second=append_second)
-        steps = application.iterate(halt_after=["append_second"], inputs={"new": items})
+        steps = self._application(session, first=first, second=second).iterate(
+            halt_after=["second"], inputs={"new": items}
+        )
         return (done.name for done, _, _ in steps)
 
     def die(self, session: str, item: dict[str, Any]) -> None:
-        self._run(session, item, append=append, die=die)
+        self._application(session, first=first, die=die).run(halt_after=["die"], inputs={"new": [item]})
 
     def put(self, session: str, value: Any) -> None:
-        self._run(session, {"sibling": 1, "value": value}, set_key=set_key)
+        self._run(session, "set", {"sibling": 1, "value": value})
 
     def seed(self, session: str, items: list[dict[str, Any]]) -> None:
-        self._run(session, items, seed=seed)
+        self._run(session, "seed", items)
 
     def read(self, session: str) -> Mapping[str, Any]:
         stored = self.persister.load("", session)
@@ -105,23 +95,20 @@ class Runs(Sessions):
         with closing(self.persister.connection):
             pass
 
-    def _application(self, session: str, **actions: Callable[..., Any]) -> Any:
-        names = list(actions)
+    def _application(self, session: str, **others: Callable[..., Any]) -> Any:
+        names = ["work", *others] if others else ["work", "work"]  # what may follow the action of the last run
         return (
             ApplicationBuilder()
-            .with_actions(**actions)
+            .with_actions(work=work, **others)
             .with_transitions(*itertools.pairwise(names))
             .initialize_from(
-                self.persister,
-                resume_at_next_action=False,
-                default_state=EMPTY,
-                default_entrypoint=names[0],
+                self.persister, resume_at_next_action=True, default_state=EMPTY, default_entrypoint=names[1]
             )
             .with_state_persister(self.persister)
             .with_identifiers(app_id=session)
             .build()
         )
 
-    def _run(self, session: str, new: Any, **actions: Callable[..., Any]) -> State:
-        _, _, state = self._application(session, **actions).run(halt_after=[list(actions)[-1]], inputs={"new": new})
+    def _run(self, session: str, what: str, new: Any) -> State:
+        _, _, state = self._application(session).run(halt_after=["work"], inputs={"work": what, "new": new})
         return state

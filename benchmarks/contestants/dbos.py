@@ -33,10 +33,10 @@ def launched(target: Target) -> SQLAlchemyDatasource:
             "log_level": "CRITICAL",
             "application_version": "1",
             "executor_id": os.environ.get("DBOS__VMID", "local"),
-            **({"dbos_system_schema": f"dbos_{target.schema}"} if target.schema else {}),
+            **({"dbos_system_schema": target.schema} if target.schema else {}),
         }
     )
-    return SQLAlchemyDatasource.create(url, schema=f"dbos_{target.schema}" if target.schema else None)
+    return SQLAlchemyDatasource.create(url, schema=target.schema or None)
 
 
 class Runs(Sessions):

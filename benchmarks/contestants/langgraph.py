@@ -41,36 +41,36 @@ class DeltaState(State):
     items: Annotated[list[dict[str, Any]], DeltaChannel(extended)]  # type: ignore[misc]
 
 
-def append(state: State) -> State:
+def append(state: dict[str, Any]) -> State:
     return {"items": [state["new"]]}
 
 
-def append_first(state: State) -> State:
+def append_first(state: dict[str, Any]) -> State:
     return {"items": [state["new"][0]]}
 
 
-def append_second(state: State) -> State:
+def append_second(state: dict[str, Any]) -> State:
     return {"items": [state["new"][1]]}
 
 
-def set_key(state: State) -> State:
+def set_key(state: dict[str, Any]) -> State:
     state.get("keys", {}).get("owner")
     return {"keys": state["new"]}
 
 
-def find(state: State) -> State:
+def find(state: dict[str, Any]) -> State:
     return {"found": next(item for item in state["items"] if item["id"] == state["new"])["text"]}
 
 
-def seed(state: State) -> State:
+def seed(state: dict[str, Any]) -> State:
     return {"items": state["new"], "keys": SMALL}
 
 
-def fail(state: State) -> State:  # noqa: ARG001  (a node has one)
+def fail(state: dict[str, Any]) -> State:  # noqa: ARG001  (a node has one)
     raise Failed
 
 
-def die(state: State) -> State:  # noqa: ARG001  (a node has one)
+def die(state: dict[str, Any]) -> State:  # noqa: ARG001  (a node has one)
     killed()
     return {}
 
