@@ -32,7 +32,7 @@ mpl.rcParams.update(
         "svg.fonttype": "none",
         "svg.hashsalt": "holdfast",
         "font.family": "sans-serif",
-        "font.sans-serif": ["Helvetica", "Arial", "sans-serif"],
+        "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial"],
         "font.size": 10,
         "text.color": INK,
         "axes.labelcolor": INK,

@@ -24,7 +24,7 @@ from pathlib import Path
 import comparison_report as report
 import contention
 import contention_report
-from comparison_field import ALONE, BOTH, Field, Server
+from comparison_field import ALONE, BOTH, Field, Refused, Server, python_of
 from comparison_workloads import FULL, QUICK, WORKLOADS, Extent
 from contention import Contestant, Places, Process
 from measure import machine
@@ -57,6 +57,13 @@ CONTESTANTS = (
     Contestant("DBOS", "dbos", "Runs", BOTH, "dbos", ("dbos", "sqlalchemy", "psycopg")),
 )
 
+STRICTER = (
+    Contestant("**Holdfast**, each append a step", "holdfast", "SteppedRuns", ALONE, "holdfast"),
+    Contestant("Agno, no retries", "agno", "StrictRuns", ALONE, "agno"),
+    Contestant("LangGraph, durability sync", "langgraph", "SyncRuns", ALONE, "langgraph"),
+)
+"""What more there is when runs do not end well."""
+
 CACHES = (
     Contestant("`functools.lru_cache`", "floor", "Remembered", ALONE, "holdfast"),
     Contestant(report.FLOOR, "floor", "Selected", ALONE, "holdfast"),
@@ -74,13 +81,19 @@ def versions(field: Field) -> dict[str, str]:
     told: dict[str, str] = {}
     for one in (*field.contestants, *field.caches):
         if one.packages:
-            with closing(Process(setup.environment(one.environment), field.log)) as process:
-                process.ask("versions", packages=one.packages)
-                numbers = process.answer()
-            told[one.name.strip("*")] = ", ".join(
-                f"{name} {number}" for name, number in numbers.items() if name not in ("Python", "SQLite")
-            )
+            try:
+                found = _versions(one, field)
+            except (Refused, RuntimeError) as error:
+                found = {"failed": str(error)}
+            told[one.name.strip("*")] = ", ".join(" ".join(item) for item in found.items())
     return told
+
+
+def _versions(one: Contestant, field: Field) -> dict[str, str]:
+    with closing(Process(python_of(one), field.log)) as process:
+        process.ask("versions", packages=one.packages)
+        found: dict[str, str] = process.answer()
+    return {name: number for name, number in found.items() if name not in ("Python", "SQLite")}
 
 
 def measured(arguments: argparse.Namespace, extent: Extent) -> report.Facts:
@@ -96,8 +109,9 @@ def measured(arguments: argparse.Namespace, extent: Extent) -> report.Facts:
         _, url = contention.databases_and_url(stack, arguments.postgres)
         server = stack.enter_context(closing(Server(url))) if url else None
         contestants = [one for one in CONTESTANTS if is_wanted(one)]
+        stricter = [one for one in STRICTER if is_wanted(one)]
         caches = [one for one in CACHES if is_wanted(one)]
-        field = Field(contestants, caches, Places(folder, url), log, server)
+        field = Field(contestants, stricter, caches, Places(folder, url), log, server)
         told = versions(field)
         tables, took = [], {}
         for name in arguments.only or WORKLOADS:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,22 @@ class Server:
         return int(found[0])
 
 
+@cache
+def _environment(name: str) -> Path | str:
+    try:
+        return setup.environment(name)
+    except (subprocess.CalledProcessError, OSError) as error:
+        return f"the environment cannot be made: {error}"
+
+
+def python_of(contestant: Contestant) -> Path:
+    """The Python of its environment, which is made if need be, and tried once; raises `Refused`."""
+    python = _environment(contestant.environment)
+    if isinstance(python, str):
+        raise Refused(python)
+    return python
+
+
 @dataclass
 class Player:
     """A contestant on one database in one workload: its data, the process that works on them, and what it did."""
@@ -66,8 +84,7 @@ class Player:
     def start(self) -> dict[str, float]:
         """Begin a process; what the import and the opening took, and the milliseconds from its start on, as "whole"."""
         began = time.perf_counter()
-        python = setup.environment(self.contestant.environment)
-        self.process = Process(python, self.log, script="comparison_worker.py")
+        self.process = Process(python_of(self.contestant), self.log, script="comparison_worker.py")
         of = {"module": self.contestant.module, "kind": self.contestant.kind, "target": self.target}
         return {**self.ask("begin", **of), "began": began}
 
@@ -97,9 +114,11 @@ class Player:
         """Of the database, in bytes."""
         return self.server.size(self.target[2]) if self.server else folder_size(Path(self.target[1]).parent)
 
-    def first(self, work: str, number: int) -> None:
-        """The first run of a new process, noted in the row."""
+    def first(self, work: str, number: int, *, behind: str = "") -> None:
+        """The first run of a new process, or the one behind a run of another kind, noted in the row."""
         times = self.start()
+        if behind:
+            self.ask("block", work=behind, start=number, count=1)
         figures = self.ask("first", work=work, number=number)
         self.row.add(
             cold=figures["wall"],
@@ -116,7 +135,7 @@ class Player:
         if self.process is not None:
             with suppress(Refused):
                 self.ask("close")
-            self.process.end()
+            self.process.close()
             self.process = None
 
 
@@ -125,6 +144,7 @@ class Field:
     """All contestants, and where they play."""
 
     contestants: Sequence[Contestant]
+    stricter: Sequence[Contestant]
     caches: Sequence[Contestant]
     places: Places
     log: Any

@@ -157,13 +157,12 @@ def _section(table: Table) -> str:
 
 
 def _table(table: Table, rows: Sequence[Row]) -> str:
-    columns = [column for column in table.columns if any(_cell(row, column) for row in rows)]
+    columns = [column for column in table.columns if any(_cell(row, column) for row in rows)] or table.columns[:1]
     lines = []
     for row in rows:
         cells = [_cell(row, column) for column in columns]
         if row.refusal:
             cells = [refused(row.refusal) if place == 0 and not cell else cell for place, cell in enumerate(cells)]
-            cells = cells or [refused(row.refusal)]
         lines.append([row.name, *cells])
     notes = [f"- {row.name}: {refused(row.refusal)}" for row in rows if row.refusal and _cell(row, columns[0])]
     return "\n\n".join(filter(None, [markdown(["", *(column.title for column in columns)], lines), "\n".join(notes)]))
@@ -191,11 +190,14 @@ def _winners(table: Table) -> Iterator[str]:
         if ours is None:
             continue
         for column in table.columns:
-            peers = [(_times(ours, row, column), row.name) for row in rows if _is_peer(row)]
-            ahead = sorted(peers, reverse=True)
-            told = [f"{name} {_shown(times)}" for times, name in ahead if times > 1]
+            peers = [(_times(ours, row, column), _titled(row)) for row in rows if _is_peer(row)]
+            told = [f"{name} {_shown(times)}" for times, name in sorted(peers, reverse=True) if times > 1]
             if told:
                 yield f"{database}, {column.title}: {'; '.join(told)}"
+
+
+def _titled(row: Row) -> str:
+    return f"{row.name}, which loses appends," if row.counts.get("lost") else row.name
 
 
 def _is_peer(row: Row) -> bool:

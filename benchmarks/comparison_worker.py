@@ -19,6 +19,8 @@ from measure import cost_of, folder_size
 
 SAME, LARGE, MANY, GROWING = "same", "large", "many", "growing"
 """Sessions."""
+ITEMS = 1_000
+"""Of the session that an item is found in."""
 
 
 def item(number: int) -> dict[str, str]:
@@ -77,15 +79,12 @@ class Measuring(Worker):
         return partial(self.contestant.set, LARGE, "counter", 10 ** (number % 5))
 
     def _find(self, number: int) -> Callable[[], Any]:
-        name = f"item-{number * 137 % self.many}"
+        name = f"item-{number * 137 % ITEMS}"
 
         def found() -> None:
             assert len(self.contestant.find(MANY, name)) > 1_900
 
         return found
-
-    many = 1_000
-    """How many items there are to find one in."""
 
     def first(self, work: str, number: int) -> dict[str, float]:
         """The first run of this process, and the CPU time that the process took until it was done."""
@@ -127,17 +126,25 @@ class Measuring(Worker):
             return f"the caller saw {type(error).__name__}"
         return "the caller saw no error"
 
-    def stops(self, *, exits: bool) -> str:
-        """Take the first of two chunks, and close the stream or leave the process."""
-        chunks = self.contestant.stream("stops", [item(2), item(3)])
-        next(chunks)
-        if exits:
-            os._exit(0)
+    def closed(self) -> str:
+        """Take the first of two chunks, and close the stream."""
+        chunks = self._begun_stream("closed")
         if hasattr(chunks, "close"):
             chunks.close()
         del chunks
         gc.collect()
         return "closed"
+
+    def exits(self) -> None:
+        """Take the first of two chunks, and leave the process."""
+        chunks = self._begun_stream("exits")
+        assert chunks
+        os._exit(0)
+
+    def _begun_stream(self, session: str) -> Any:
+        chunks = self.contestant.stream(session, [item(2), item(3)])
+        next(chunks)
+        return chunks
 
     def dies(self) -> str:
         """Be killed in the second step of a run."""

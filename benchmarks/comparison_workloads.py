@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean, median
 from typing import NamedTuple
@@ -12,8 +13,9 @@ from typing import NamedTuple
 import comparison_report as report
 import contention
 import contention_report
-from comparison_field import ALONE, BOTH, POSTGRES, SQLITE, Field, Player, Refused, each
+from comparison_field import ALONE, BOTH, POSTGRES, SQLITE, Field, Player, Refused, each, python_of
 from comparison_report import Column, Row, Table
+from comparison_worker import ITEMS
 from contention import Contestant
 
 
@@ -31,12 +33,12 @@ class Extent(NamedTuple):
     """Bytes of a database at which it is stopped too."""
     large: int = 5_000
     """Items of a large state, of 2 kB each."""
-    many: int = 1_000
-    """Items of which one is found."""
     warm: int = 4
     """Runs in a block of a large state."""
-    cold: int = 5
-    """New processes."""
+    cold: int = 3
+    """New processes that work on a large state."""
+    starts: int = 5
+    """New processes that work on a small one."""
     rounds: int = 3
     """Of a second, of 8 processes on one session."""
     steps: tuple[int, int] = (10, 50)
@@ -44,7 +46,7 @@ class Extent(NamedTuple):
 
 
 FULL = Extent()
-QUICK = Extent(2, 20, (200, 100), (6.0, 4.0), 1e9, 500, 200, 2, 1, 1, (3, 20))
+QUICK = Extent(2, 20, (200, 100), (6.0, 4.0), 1e9, 500, 2, 1, 2, 1, (3, 20))
 
 PROCESSES = 8
 
@@ -52,19 +54,19 @@ PROCESSES = 8
 TIMES = (Column("wall", "wall ms"), Column("cpu", "CPU ms"), Column("written", "kB written", 1))
 COLD = (
     Column("cold", "cold: the run, wall ms"),
-    Column("cold_cpu", "CPU ms"),
+    Column("cold_cpu", "cold: CPU ms"),
     Column("whole", "cold: from nothing, ms", 0),
 )
 
 
-def small_runs(field: Field, extent: Extent) -> list[Table]:
+def small_runs(everybody: Field, extent: Extent) -> list[Table]:
     """On one session, and each on a new one."""
     tables = []
     for key, work, title in (
         ("small", "same", "A small run, always on the same session"),
         ("new", "new", "A small run, each on a new session"),
     ):
-        with field.players(BOTH) as players:
+        with everybody.players(BOTH) as players:
             each(players, Player.start)
             each(players, lambda player, work=work: player.block(work, 0, 5))  # type: ignore[misc]
             for block in range(extent.blocks):
@@ -86,12 +88,12 @@ def small_runs(field: Field, extent: Extent) -> list[Table]:
     return tables
 
 
-def growing_list(field: Field, extent: Extent) -> list[Table]:
+def growing_list(everybody: Field, extent: Extent) -> list[Table]:
     """One more item of 2 kB in each run, until the time or the disk is up."""
     marks = [mark for mark in (100, 1_000, 5_000) if mark <= max(extent.growth)]
     edges = [*range(0, 200, 50), *range(200, 1_000, 100), *range(1_000, max(extent.growth) + 1, 250)]
     edges = [edge for edge in edges if edge <= max(extent.growth)]
-    with field.players(BOTH) as players:
+    with everybody.players(BOTH) as players:
         each(players, Player.start)
         each(players, lambda player: player.block("same", 0, 3))  # what is imported when it is first used
         for player in players:
@@ -145,9 +147,9 @@ def _counted(player: Player) -> None:
         player.row.facts["ended"] += f", **{there:,} are there**"
 
 
-def large_state(field: Field, extent: Extent) -> list[Table]:
+def large_state(everybody: Field, extent: Extent) -> list[Table]:
     """A small change of a large state, warm and cold, and what it takes in memory."""
-    with field.players(BOTH) as players:
+    with everybody.players(BOTH) as players:
         _filled(players, {"large": extent.large, "same": 10})
         _warm_and_cold(players, "change", extent)
         for number in range(extent.cold):
@@ -157,7 +159,8 @@ def large_state(field: Field, extent: Extent) -> list[Table]:
     text = (
         f"A session of {extent.large:,} items of 2 kB, of which a run reads a small key and changes another one. Warm "
         f"is in a process that has just done it, {extent.blocks} blocks of {extent.warm} runs; cold, the first run of "
-        f"each of {extent.cold} new processes, behind the imports and with them; the file is in the system's cache."
+        f"each of {extent.cold} new processes on that session, behind a small run on another one, for libraries import "
+        "much when it is first used; from nothing is all of that process. The file is in the system's cache."
     )
     memory = (
         "By how much the memory of a new process grew when it had loaded that state, looked at each item and still "
@@ -184,13 +187,13 @@ def _loaded(player: Player) -> None:
         player.stop()
 
 
-def found(field: Field, extent: Extent) -> list[Table]:
+def found(everybody: Field, extent: Extent) -> list[Table]:
     """One of many items."""
-    with field.players(BOTH) as players:
-        _filled(players, {"many": extent.many})
+    with everybody.players(BOTH) as players:
+        _filled(players, {"many": ITEMS})
         _warm_and_cold(players, "find", extent)
-    title = f"Found among {extent.many:,} items"
-    text = f"A run finds an item by its id among {extent.many:,} of 2 kB, and returns its text. Warm and cold as above."
+    title = f"Found among {ITEMS:,} items"
+    text = f"A run finds an item by its id among {ITEMS:,} of 2 kB, and returns its text. Warm and cold as above."
     return [Table("found", title, text, [*TIMES, *COLD], [player.row for player in players])]
 
 
@@ -215,27 +218,32 @@ def _warm_and_cold(players: Sequence[Player], work: str, extent: Extent) -> None
         each(players, play, block)
     each(players, Player.stop)
     for number in range(extent.cold):
-        each(players, lambda player, number=number: player.first(work, number), number)  # type: ignore[misc]
+        each(players, lambda player, number=number: player.first(work, number, behind="new"), number)  # type: ignore[misc]
 
 
-def at_once(field: Field, extent: Extent) -> list[Table]:
+def at_once(everybody: Field, extent: Extent) -> list[Table]:
     """Many processes on one session, as in `contention.py`."""
-    rows: dict[tuple[str, str], tuple[Row, list[contention_report.Round]]] = {}
-    for number in range(extent.rounds):
-        for database in BOTH if field.server else ALONE:
-            for one in field.contestants:
-                if database in one.databases:
-                    row, rounds = rows.setdefault((one.name, database), (Row(one.name, database), []))
-                    if row.refusal is None:
-                        _round(field, one, database, row, rounds)
-        print(f"  round {number + 1}", file=sys.stderr, flush=True)
-    for row, rounds in rows.values():
-        acknowledged, kept = sum(one.acknowledged for one in rounds), sum(one.kept for one in rounds)
-        errors = sum(one.errors.total() for one in rounds)
-        row.counts = {"kept": kept, "lost": acknowledged - kept, "errors": errors}
-        row.facts["kept"] = f"all of {kept:,}" if kept == acknowledged else f"**{kept:,} of {acknowledged:,}**"
-        kinds = sum((one.errors for one in rounds), start=type(rounds[0].errors)()) if rounds else {}
-        row.facts["errors"] = f"{errors:,}" + "".join(f" `{kind.split(':')[0]}`" for kind in list(kinds)[:1])
+    entries = [
+        _Entry(one, database, Row(one.name, database))
+        for database in (BOTH if everybody.server else ALONE)
+        for one in everybody.contestants
+        if database in one.databases
+    ]
+    for entry in entries:
+        try:
+            python_of(entry.contestant)
+        except Refused as refusal:
+            entry.row.refusal = str(refusal)
+    playing = [entry for entry in entries if entry.row.refusal is None]
+    with closing(
+        contention.Stage(everybody.places, everybody.log, [one.contestant for one in playing], PROCESSES)
+    ) as stage:
+        for number in range(extent.rounds):
+            turn = number % len(playing)
+            for entry in (*playing[turn:], *playing[:turn]):
+                _round(stage, entry)
+    for entry in entries:
+        _summed(entry)
     columns = [
         Column("kept", "kept of what was acknowledged", better=""),
         Column("errors", "errors", better=""),
@@ -247,26 +255,42 @@ def at_once(field: Field, extent: Extent) -> list[Table]:
         f"{PROCESSES} processes append items of 200 bytes to one session for a second, in {extent.rounds} rounds; "
         "afterwards the items that were acknowledged are looked for. [Another page](contention.md) has more of this."
     )
-    return [Table("at_once", f"{PROCESSES} processes on one session", text, columns, [row for row, _ in rows.values()])]
+    return [Table("at_once", f"{PROCESSES} processes on one session", text, columns, [entry.row for entry in entries])]
 
 
-def _round(field: Field, one: Contestant, database: str, row: Row, rounds: list[contention_report.Round]) -> None:
-    setting = contention_report.Setting(contention_report.HOT, database, PROCESSES)
-    try:
-        with closing(contention.Stage(field.places, field.log, [one], PROCESSES)) as stage:
-            played = stage.play(one, setting, 1.0)
-    except RuntimeError as error:
-        row.refusal = str(error)
+@dataclass
+class _Entry:
+    contestant: Contestant
+    database: str
+    row: Row
+    rounds: list[contention_report.Round] = field(default_factory=list)
+
+
+def _round(stage: contention.Stage, entry: _Entry) -> None:
+    if entry.row.refusal is not None:
         return
-    row.refusal = played.refusal
+    setting = contention_report.Setting(contention_report.HOT, entry.database, PROCESSES)
+    try:
+        played = stage.play(entry.contestant, setting, 1.0)
+    except (RuntimeError, OSError) as error:
+        entry.row.refusal = str(error)
+        return
+    entry.row.refusal = played.refusal
     if not played.refusal:
-        rounds.append(played)
+        entry.rounds.append(played)
         times = sorted(played.took)
-        row.add(
-            rate=played.kept / played.seconds,
-            p50=median(times),
-            p99=times[min(int(len(times) * 0.99), len(times) - 1)],
-        )
+        last = times[min(int(len(times) * 0.99), len(times) - 1)]
+        entry.row.add(rate=played.kept / played.seconds, p50=median(times), p99=last)
+
+
+def _summed(entry: _Entry) -> None:
+    acknowledged, kept = sum(one.acknowledged for one in entry.rounds), sum(one.kept for one in entry.rounds)
+    errors = sum((one.errors for one in entry.rounds), Counter[str]())
+    if entry.rounds:
+        entry.row.counts = {"kept": kept, "lost": acknowledged - kept, "errors": errors.total()}
+        entry.row.facts["kept"] = f"all of {kept:,}" if kept == acknowledged else f"**{kept:,} of {acknowledged:,}**"
+        names = " ".join(f"`{kind.split(':')[0]}`" for kind, _ in errors.most_common(1))
+        entry.row.facts["errors"] = f"{errors.total():,} {names}".rstrip()
 
 
 CASES = {
@@ -277,51 +301,56 @@ CASES = {
 }
 
 
-def crashes(field: Field, extent: Extent) -> list[Table]:  # noqa: ARG001  (there is nothing to repeat)
+def crashes(everybody: Field, extent: Extent) -> list[Table]:  # noqa: ARG001  (there is nothing to repeat)
     """What survives of a run that does not end well."""
-    rows = {}
-    for case in CASES:
-        with field.players(ALONE) as players:
-            for player in players:
-                row = rows.setdefault(player.contestant.name, Row(player.contestant.name, SQLITE))
-                try:
-                    row.facts[case] = _survived(player, case)
-                except Refused as refusal:
-                    row.facts[case] = report.refused(str(refusal))
-                player.stop()
+    order = {one.name.strip("*"): None for one in everybody.contestants}
+    contestants = sorted(
+        (*everybody.contestants, *everybody.stricter),
+        key=lambda one: list(order).index(one.name.replace("*", "").split(",")[0]),
+    )
+    with everybody.players(ALONE, contestants) as players:
+        each(players, _crash)
     text = (
         "An earlier run has stored an item. Told is what became of the first one that this run appended, as seen by a "
-        "new process. Where a library has steps, the append is a step of its own."
+        "new process. Where a library is made of steps, nodes or actions, each append is one."
     )
     columns = [Column(case, title, better="") for case, title in CASES.items()]
-    return [Table("crashes", "Runs that do not end well", text, columns, list(rows.values()))]
+    return [Table("crashes", "Runs that do not end well", text, columns, [player.row for player in players])]
+
+
+def _crash(player: Player) -> None:
+    seen = {case: _happens(player, case) for case in CASES}
+    player.start()
+    for case, told in seen.items():
+        is_refused = told and not told.startswith(",")
+        player.row.facts[case] = told if is_refused else _survived(player, case) + told
+    player.stop()
+
+
+def _happens(player: Player, case: str) -> str:
+    """Let it happen in a process of its own; what is to be told of that."""
+    player.start()
+    player.ask("begun", session=case)
+    try:
+        told = player.ask(case)
+    except Refused as refusal:
+        told = str(refusal)
+        if not told.startswith("a worker ended"):  # as it should in two cases
+            player.stop()
+            return report.refused(told)
+    player.stop()
+    return f", {told}" if case == "fails" else ""
 
 
 def _survived(player: Player, case: str) -> str:
-    session = {"fails": "fails", "dies": "dies"}.get(case, "stops")
-    player.start()
-    player.ask("begun", session=session)
-    seen = ""
-    if case == "fails":
-        seen = f", {player.ask('fails')}"
-    elif case == "closed":
-        player.ask("stops", exits=False)
-    else:
-        try:
-            player.ask(*{"exits": ("stops",), "dies": ("dies",)}[case], **({"exits": True} if case == "exits" else {}))
-        except Refused as refusal:
-            if "ended" not in str(refusal):
-                raise
-    player.stop()
-    player.start()
-    stored = player.ask("stored", session=session, wait=1.5 if case == "dies" else 0.0)
+    stored = player.ask("stored", session=case, wait=1.5 if case == "dies" else 0.0)
     if "item-1" not in stored:
-        return f"**lost, with what earlier runs had stored**{seen}"
+        return "**lost, with what earlier runs had stored**"
     copies = stored.count("item-2")
-    return {0: "**lost**", 1: "kept"}.get(copies, f"**{copies} copies**") + seen
+    return {0: "**lost**", 1: "kept"}.get(copies, f"**{copies} copies**")
 
 
-def odd_values(field: Field, extent: Extent) -> list[Table]:  # noqa: ARG001  (there is nothing to repeat)
+def odd_values(everybody: Field, extent: Extent) -> list[Table]:  # noqa: ARG001  (there is nothing to repeat)
     """What comes back of values that are more than JSON."""
     names: dict[str, None] = {}
 
@@ -336,8 +365,8 @@ def odd_values(field: Field, extent: Extent) -> list[Table]:  # noqa: ARG001  (t
             player.row.facts[name] = f"**{told}**" if told.startswith("lost") else told
         player.stop()
 
-    peers = [one for one in field.contestants if one.module != "floor"]
-    with field.players(ALONE, peers) as players:
+    peers = [one for one in everybody.contestants if one.module != "floor"]
+    with everybody.players(ALONE, peers) as players:
         each(players, play)
     text = (
         "A run puts the value and a sibling into a session that has an item already; a new process reads them. *Lost "
@@ -347,10 +376,10 @@ def odd_values(field: Field, extent: Extent) -> list[Table]:  # noqa: ARG001  (t
     return [Table("odd", "Odd values", text, [Column(name, name, better="") for name in names], rows)]
 
 
-def steps(field: Field, extent: Extent) -> list[Table]:
+def steps(everybody: Field, extent: Extent) -> list[Table]:
     """A step that is answered from the record, and one that is computed and recorded."""
     blocks, count = extent.steps
-    with field.players(ALONE, field.caches) as players:
+    with everybody.players(ALONE, everybody.caches) as players:
         each(players, Player.start)
         each(players, lambda player: [player.ask("steps", topics=["warm", "up"]) for _ in range(2)])
         for block in range(blocks):
@@ -370,17 +399,17 @@ def steps(field: Field, extent: Extent) -> list[Table]:
     return [Table("steps", "A step: hit and miss", text, columns, [player.row for player in players])]
 
 
-def start_up(field: Field, extent: Extent) -> list[Table]:
+def start_up(everybody: Field, extent: Extent) -> list[Table]:
     """From nothing to the end of the first run."""
-    with field.players(ALONE) as players:
+    with everybody.players(ALONE) as players:
         each(players, Player.start)
         each(players, lambda player: player.block("same", 0, 2))
         each(players, Player.stop)
-        for number in range(extent.cold):
+        for number in range(extent.starts):
             each(players, lambda player, number=number: player.first("same", number), number)  # type: ignore[misc]
     text = (
         "A new process imports the library, opens a small database that is there and does its first run; "
-        f"{extent.cold} processes. The raw row is Python itself, with what measures it."
+        f"{extent.starts} processes. The raw row is Python itself, with what measures it."
     )
     columns = [
         Column("imports", "import, ms", 0),

@@ -134,10 +134,6 @@ class Process:
         return json.loads(line)
 
     def close(self) -> None:
-        """Let it end."""
-        self.worker.communicate()
-
-    def end(self) -> None:
         """Let it end, and do not wait for long."""
         try:
             self.worker.communicate(timeout=5)

@@ -9,7 +9,7 @@ from agno.db.postgres import PostgresDb
 from agno.db.sqlite import SqliteDb
 from agno.run import RunContext
 from agno.utils.log import logger
-from agno.workflow import StepInput, StepOutput, Workflow
+from agno.workflow import HumanReview, OnError, Step, StepInput, StepOutput, Workflow
 
 from contestants import SMALL, Failed, Sessions, Target, killed
 
@@ -107,3 +107,12 @@ class Runs(Sessions):
         if status.upper() != "COMPLETED":
             raise RuntimeError(f"the run ended as {status}")
         return done
+
+
+class StrictRuns(Runs):
+    """Without retries of a step, and with a run that fails if its step does: both are settings of a step."""
+
+    def _workflow(self, session: str, *steps: Any) -> Workflow:
+        review = HumanReview(on_error=OnError.fail)
+        strict = [Step(name=one.__name__, executor=one, max_retries=0, human_review=review) for one in steps]
+        return super()._workflow(session, *strict)

@@ -47,12 +47,33 @@ class Streaming(Workflow):
 
 class Dying(Workflow):
     def run(self, item: dict[str, Any]) -> None:
-        self.append(item)
+        self.session_state.setdefault("items", []).append(item)
         killed()
 
+
+class SteppedAppending(Workflow):
     @step
     def append(self, item: dict[str, Any]) -> None:
         self.session_state.setdefault("items", []).append(item)
+
+
+class SteppedFailing(SteppedAppending):
+    def run(self, item: dict[str, Any]) -> None:
+        self.append(item)
+        raise Failed
+
+
+class SteppedStreaming(SteppedAppending):
+    def run(self, items: list[dict[str, Any]]) -> Iterator[str]:
+        for item in items:
+            self.append(item)
+            yield f"stored {item['id']}"
+
+
+class SteppedDying(SteppedAppending):
+    def run(self, item: dict[str, Any]) -> None:
+        self.append(item)
+        killed()
 
 
 class Counting(Workflow):
@@ -123,6 +144,19 @@ class Runs(Sessions):
 
     def close(self) -> None:
         self.storage.close()
+
+
+class SteppedRuns(Runs):
+    """Each append is a step, which is committed before the run goes on."""
+
+    def fail(self, session: str, item: dict[str, Any]) -> None:
+        SteppedFailing(session_id=session, storage=self.storage).run(item)
+
+    def stream(self, session: str, items: list[dict[str, Any]]) -> Iterator[Any]:
+        return SteppedStreaming(session_id=session, storage=self.storage).run(items)
+
+    def die(self, session: str, item: dict[str, Any]) -> None:
+        SteppedDying(session_id=session, storage=self.storage).run(item)
 
 
 class Commits(Runs):

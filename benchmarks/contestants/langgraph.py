@@ -158,6 +158,12 @@ class ExitRuns(Runs):
     options: ClassVar[dict[str, Any]] = {"durability": "exit"}
 
 
+class SyncRuns(Runs):
+    """With checkpoints that are written before the run goes on: the documentation's most durable mode."""
+
+    options: ClassVar[dict[str, Any]] = {"durability": "sync"}
+
+
 class Cached(Steps):
     """Tasks with a cache, asked for in one entry point."""
 
