@@ -47,8 +47,8 @@ class Server:
         self.connection.close()
 
     def _number(self, query: str) -> int:
-        found = self.connection.execute(query).fetchone()  # type: ignore[call-overload]
-        return int(found[0])
+        ((number,),) = self.connection.execute(query).fetchall()
+        return int(number)
 
 
 @cache
