@@ -12,6 +12,7 @@ workloads, `comparison_worker.py` is one process, and `comparison_report.py` and
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import subprocess
 import sys
@@ -130,7 +131,14 @@ def measured(arguments: argparse.Namespace, extent: Extent) -> report.Facts:
             seconds=time.monotonic() - began,
             took=took,
             tables=tables,
+            uses=[use_of(module) for module in dict.fromkeys(one.module for one in (*contestants, *caches))],
         )
+
+
+def use_of(module: str) -> str:
+    """What the module of a contestant says of itself first."""
+    text = ast.get_docstring(ast.parse((HERE / "contestants" / f"{module}.py").read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n", maxsplit=1)[0].split())
 
 
 def draw(page: Path) -> None:

@@ -85,6 +85,8 @@ class Facts:
     seconds: float
     took: dict[str, float]
     tables: list[Table]
+    uses: list[str] = field(default_factory=list)
+    """How each library is used, in a sentence or two."""
 
     @classmethod
     def read(cls, text: str) -> Facts:
@@ -110,11 +112,11 @@ def page(facts: Facts) -> str:
 
 def _introduction(facts: Facts) -> str:
     versions = "\n".join(f"  - {name}: {numbers}" for name, numbers in facts.versions.items())
+    uses = "\n".join(f"  - {use}" for use in facts.uses)
     server = ", ".join(facts.server) or "not measured"
     return f"""# Holdfast and its peers
 
-Written by `{facts.command}` in {facts.seconds / 60:.0f} minutes, environments included; `make bench-peers` does it
-again.
+Written by `{facts.command}` in {facts.seconds / 60:.0f} minutes; `make bench-peers` does it again.
 
 - Machine: {facts.machine}. The databases are on {facts.disk}.
 - Versions, each in an environment of its own, exactly as in `benchmarks/peers/`:
@@ -122,6 +124,7 @@ again.
 - SQLite is as each library sets it up, which is `synchronous=FULL` for all. PostgreSQL, on the same machine: {server}.
 - Every library is used as its own documentation recommends, by the one module of its name in `benchmarks/contestants/`.
   Where a documented setting makes it faster at some price, both are here. No model is called, and nothing is sent home.
+{uses}
 - The raw driver writes each item as one row, reads the row that it needs, and nothing else: the floor.
 - A workload goes through all contestants in turn, block by block, beginning with another one each time.
 - Shown are medians of the blocks or processes, with the least and the greatest. CPU is of all threads of the process.

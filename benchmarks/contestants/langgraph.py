@@ -1,4 +1,6 @@
-"""LangGraph: a graph of one node, compiled once with a checkpointer; a session is a thread, a run one `invoke`."""
+"""LangGraph: a graph of one node, compiled once with `SqliteSaver` or `PostgresSaver`; a session is a thread, and a run
+is one `invoke`.
+"""
 
 from __future__ import annotations
 
