@@ -107,7 +107,8 @@ def measured(arguments: argparse.Namespace, extent: Extent) -> report.Facts:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder, prefix="comparison-")))
         log = stack.enter_context((folder / "log").open("w+"))
-        _, url = contention.databases_and_url(stack, arguments.postgres)
+        is_alone = arguments.quick and not arguments.postgres
+        _, url = (ALONE, None) if is_alone else contention.databases_and_url(stack, arguments.postgres)
         server = stack.enter_context(closing(Server(url))) if url else None
         contestants = [one for one in CONTESTANTS if is_wanted(one)]
         stricter = [one for one in STRICTER if is_wanted(one)]
@@ -150,7 +151,7 @@ def draw(page: Path) -> None:
 def main() -> None:
     """Measure, keep the figures, print the page, and write it with its charts if asked to."""
     parser = argparse.ArgumentParser(description="The same small jobs done by Holdfast and its peers.")
-    parser.add_argument("--quick", action="store_true", help="little of everything, in a few minutes")
+    parser.add_argument("--quick", action="store_true", help="little of everything on SQLite, in a few minutes")
     parser.add_argument("--only", metavar="WORKLOAD", nargs="+", choices=WORKLOADS, help=f"of {', '.join(WORKLOADS)}")
     parser.add_argument("--peers", metavar="NAME", nargs="+", choices=setup.NAMES, help="only these, beside Holdfast")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks/peers.md and its charts")
