@@ -154,13 +154,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="little of everything on SQLite, in a few minutes")
     parser.add_argument("--only", metavar="WORKLOAD", nargs="+", choices=WORKLOADS, help=f"of {', '.join(WORKLOADS)}")
     parser.add_argument("--peers", metavar="NAME", nargs="+", choices=setup.NAMES, help="only these, beside Holdfast")
+    parser.add_argument("--patience", metavar="S", type=float, help="seconds of appends to a growing list, on SQLite")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks/peers.md and its charts")
     parser.add_argument("--again", action="store_true", help="write them from what was measured last")
     parser.add_argument("--postgres", metavar="URL", help="a server to use instead of one that is started")
     parser.add_argument("--folder", metavar="PATH", help="where the databases go: on the disk to be measured")
     arguments = parser.parse_args()
     if not arguments.again:
-        facts = measured(arguments, QUICK if arguments.quick else FULL)
+        extent = QUICK if arguments.quick else FULL
+        if arguments.patience:
+            extent = extent._replace(patience=(arguments.patience, extent.patience[1]))
+        facts = measured(arguments, extent)
         MEASURED.parent.mkdir(exist_ok=True)
         MEASURED.write_text(json.dumps(asdict(facts), indent=1), encoding="utf-8")
     page = report.page(report.Facts.read(MEASURED.read_text(encoding="utf-8")))

@@ -27,7 +27,7 @@ class Extent(NamedTuple):
     """In a block of small runs."""
     growth: tuple[int, int] = (5_000, 1_000)
     """Items of the growing list, on SQLite and on PostgreSQL."""
-    patience: tuple[float, float] = (60.0, 30.0)
+    patience: tuple[float, float] = (60.0, 20.0)
     """Seconds of appends until a contestant is stopped."""
     disk: float = 4e9
     """Bytes of a database at which it is stopped too."""

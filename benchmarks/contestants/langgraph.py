@@ -64,10 +64,6 @@ def find(state: dict[str, Any]) -> State:
     return {"found": next(item for item in state["items"] if item["id"] == state["new"])["text"]}
 
 
-def seed(state: dict[str, Any]) -> State:
-    return {"items": state["new"], "keys": SMALL}
-
-
 def fail(state: dict[str, Any]) -> State:  # noqa: ARG001  (a node has one)
     raise Failed
 
@@ -120,8 +116,10 @@ class Runs(Sessions):
         self._run(session, {"sibling": 1, "value": value}, set_key)
 
     def seed(self, session: str, items: list[dict[str, Any]]) -> None:
-        self._run(session, items, seed)
-        self._run(session, {"counter": 0}, set_key)  # so that the items are not what the last run was given
+        def seed(state: dict[str, Any]) -> State:  # noqa: ARG001  (a node has one)
+            return {"items": items, "keys": SMALL}
+
+        self._run(session, None, seed)  # not given to the run, which would keep them once more
 
     def read(self, session: str) -> Mapping[str, Any]:
         values = self._graph(append).get_state(self._thread(session)).values
