@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
+from operator import itemgetter
 from statistics import median
 from typing import Literal
 
@@ -193,8 +195,12 @@ def _winners(table: Table) -> Iterator[str]:
         if ours is None:
             continue
         for column in table.columns:
-            peers = [(_times(ours, row, column), _titled(row)) for row in rows if _is_peer(row)]
-            told = [f"{name} {_shown(times)}" for times, name in sorted(peers, reverse=True) if times > 1]
+            peers = [(_times(ours, row, column), _titled(row), row) for row in rows if _is_peer(row)]
+            told = [
+                f"{name} {_shown(times)}{_overlap(ours, row, column)}"
+                for times, name, row in sorted(peers, key=itemgetter(0), reverse=True)
+                if times > 1
+            ]
             if told:
                 yield f"{database}, {column.title}: {'; '.join(told)}"
 
@@ -208,15 +214,24 @@ def _is_peer(row: Row) -> bool:
 
 
 def _times(ours: Row, peer: Row, column: Column) -> float:
-    """By how many times a peer is better, 0 if that cannot be said."""
+    """By how many times a peer is better, without end where only the peer got so far; 0 if it is not to be said."""
     here, there = ours.figures.get(column.key), peer.figures.get(column.key)
-    if not (column.better and here and there):
+    if not (column.better and there):
         return 0.0
+    if not here:
+        return inf
     less, more = (median(there), median(here)) if column.better == "less" else (median(here), median(there))
-    return more / less if less > 0 else (float("inf") if more > 0 else 0.0)
+    return more / less if less > 0 else (inf if more > 0 else 0.0)
 
 
 def _shown(times: float) -> str:
-    if times == float("inf"):
-        return "nothing at all"
+    if times == inf:
+        return "alone"
     return f"{times:.1f} times" if times >= 1.1 else f"{(times - 1) * 100:.0f} %"
+
+
+def _overlap(ours: Row, peer: Row, column: Column) -> str:
+    here, there = ours.figures.get(column.key, []), peer.figures[column.key]
+    if min(len(here), len(there)) > 1 and min(there) <= max(here) and min(here) <= max(there):
+        return " (the spreads overlap)"
+    return ""

@@ -101,8 +101,9 @@ def growing_list(everybody: Field, extent: Extent) -> list[Table]:
         for turn, (start, end) in enumerate(pairwise(edges)):
             each(players, lambda player, start=start, end=end: _grow(player, start, end, extent), turn)  # type: ignore[misc]
         each(players, _counted)
-    columns = [Column(f"at_{mark}", f"ms at item {mark:,}") for mark in marks]
+    columns = []
     for mark in marks:
+        columns.append(Column(f"at_{mark}", f"ms at item {mark:,}"))
         columns.append(Column(f"cpu_{mark}", f"CPU ms at {mark:,}"))
         columns.append(Column(f"written_{mark}", f"MB written by {mark:,}", 1))
         columns.append(Column(f"database_{mark}", f"database MB at {mark:,}", 1))

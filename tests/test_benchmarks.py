@@ -47,6 +47,16 @@ def test_a_peer_that_is_faster_is_named_with_how_many_times(report: Any) -> None
     assert "(#small-runs), SQLite, wall ms: Faster 2.0 times" in told.split("## Small runs")[0]
 
 
+def test_a_peer_that_got_farther_than_holdfast_is_said_to(report: Any) -> None:
+    told = page(report, row(report, report.OURS, wall=[1.0]), row(report, "Peer", wall=[2.0], rate=[5.0]))
+    assert "- SQLite, kept/s: Peer alone" in told
+
+
+def test_a_lead_within_the_spread_is_said_to_be_one(report: Any) -> None:
+    told = page(report, row(report, report.OURS, wall=[1.0, 3.0, 4.0]), row(report, "Peer", wall=[1.0, 2.0, 3.0]))
+    assert "Peer 1.5 times (the spreads overlap)" in told
+
+
 def test_the_floor_and_another_database_are_not_ahead(report: Any) -> None:
     ours = row(report, report.OURS, wall=[3.0])
     other = row(report, "Peer", "PostgreSQL", wall=[1.0])
