@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import random
 import sys
 import tempfile
 import time
@@ -14,22 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from floor import RawInserts
-from measure import Cost, cost_of
+from measure import Cost, cost_of, folder_size
+from posts import text
 
 from holdfast import SqlWorkflowStorage, Workflow
 from holdfast.errors import UnstorableValue
 
 SHORT, LONG = "a post was written.."[:20], "the post itself"
-_random = random.Random(7)
-_WORDS = " ".join(
-    "".join(_random.choices("abcdefghijklmnopqrstuvwxyz", k=_random.randint(2, 9))) for _ in range(30_000)
-)
 
 
 def post(number: int, *, dated: bool) -> dict[str, Any]:
     """About 2 kB, no two alike; with a datetime, which plain JSON cannot say, if `dated`."""
-    start = (number * 7919) % (len(_WORDS) - 2100)
-    made: dict[str, Any] = {"topic": f"topic-{number}", "blog_post": _WORDS[start : start + 1940]}
+    made: dict[str, Any] = {"topic": f"topic-{number}", "blog_post": text(number)}
     if dated:
         made["written"] = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(minutes=number)
     return made
@@ -84,7 +79,7 @@ def growth(cost: Cost, folder: Path) -> dict[str, Any]:
         "early": cost.mean_cpu(slice(0, 50)),
         "late": cost.mean_cpu(slice(-50, None)),
         "late_wall": cost.median_wall(slice(-50, None)),
-        "database": sum(file.stat().st_size for file in folder.iterdir()),
+        "database": folder_size(folder),
     }
 
 
