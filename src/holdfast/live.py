@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
+from operator import is_
 from typing import Any
 
 from holdfast import codec, patch
@@ -28,11 +30,14 @@ from holdfast.values import StoredValues
 _MEMBER_DEPTH = 2
 """Segments of the path to a member of a top-level value."""
 
+FEW = 8
+"""How often the members are looked through before it is worth making a set of them."""
+
 
 class _Loaded:
     """A value that was loaded, or stored, as it stood then."""
 
-    __slots__ = ("_identities", "_members", "seed", "value")
+    __slots__ = ("_asked", "_identities", "_members", "seed", "value")
 
     def __init__(self, value: Any, seed: bytes | None = None) -> None:
         self.value = value
@@ -41,10 +46,14 @@ class _Loaded:
         # The members are kept alive, so that no other object can have their identity.
         self._members: Any = value.copy() if type(value) is list or type(value) is dict else None
         self._identities: set[int] | None = None
+        self._asked = 0
 
     def has_member(self, member: object) -> bool:
         if self._identities is None:
             members = self._members.values() if type(self._members) is dict else self._members or ()
+            self._asked += 1
+            if self._asked <= FEW:
+                return any(map(is_, members, repeat(member)))
             self._identities = set(map(id, members))
         return id(member) in self._identities
 

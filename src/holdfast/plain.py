@@ -176,7 +176,11 @@ def are_only_there(values: list[Any], *, levels: int = MAX_DEPTH) -> bool:
     >>> are_only_there(posts.copy())
     False
     """
-    while levels and (values := [value for value in values if type(value) in CONTAINERS]):
+    while levels:
+        if not set(map(type, values)) <= CONTAINERS:
+            values = [value for value in values if type(value) in CONTAINERS]
+        if not values:
+            break
         if set(map(_references, values)) != _OF_TWO:
             return False
         levels -= 1
