@@ -103,7 +103,7 @@ class Live:
         """Note that what stands in the state now is what was stored last."""
         self._loaded = {
             name: _Loaded(value)
-            for key, value in self.state.snapshot()[1]
+            for key, value in self.state.touched()
             if (name := self.name_or_none(key)) is not None
         }
 
@@ -169,7 +169,7 @@ class Live:
         if self.state.is_viewed or not is_only_in([self.state], and_one_more=True):
             return
         state = self.state
-        for key in [key for key, _ in state.snapshot()[1]]:
+        for key in [key for key, _ in state.touched()]:
             name = self.name_or_none(key)
             original = document.original(name) if name is not None else None
             if name is None or original is None:
@@ -225,7 +225,7 @@ class Live:
             before: what the state was compared with until now.
             keep_unstorable: leave a value that cannot be stored where it is, if nobody else has changed its key.
         """
-        live = dict(self.state.snapshot()[1])
+        live = dict(self.state.touched())
         names: dict[Any, str] = {name: name for name in document.names()} if live else {}
         if document.has_odd_names:
             names = {codec.key_of(name, self._types): name for name in document.names()}

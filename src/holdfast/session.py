@@ -682,7 +682,7 @@ class Session:
         here = self._standing
         document = standing.stored
         if here is None or document is not here.view or self._refused is not None:
-            touched = [name for key, _ in self._live.state.snapshot()[1] if (name := self._live.name_or_none(key))]
+            touched = [name for key, _ in self._live.state.touched() if (name := self._live.name_or_none(key))]
             edits = standing.edits_at(touched, self._values) if touched and not standing.is_level else Members({})
             self._move(document, edits, Standing.level(document))
         self._refused = None
