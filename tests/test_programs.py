@@ -6,12 +6,12 @@ Each program is a seed: `run_program(storage, seed)` repeats it. A few run with 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from catalogue import same
@@ -174,7 +174,7 @@ def test_a_planted_fault_in_the_snapshots_is_found(storage: Storage, monkeypatch
 
     def sorted_names(document: StoredDocument, encoded: Callable[[str], bytes]) -> Any:
         snapshot = right(document, encoded)
-        return snapshot and dataclasses.replace(snapshot, names=tuple(sorted(snapshot.names)))
+        return snapshot and msgspec.structs.replace(snapshot, names=tuple(sorted(snapshot.names)))
 
     monkeypatch.setattr(StoredDocument, "snapshot", sorted_names)
     with pytest.raises(AssertionError):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import msgspec
 
 from contestants import SMALL, Failed, Sessions, Steps, Target, computed, killed
 from holdfast import Cache, SqlWorkflowStorage, Workflow, clock, step
@@ -178,7 +179,7 @@ class Commits(Runs):
         commit = Commit("", session, clock.new_id(), version, incarnation, "Commits", patch)
 
         def rebase(info: SessionInfo, _: tuple[Change, ...]) -> Commit:
-            return dataclasses.replace(commit, base=info.version)
+            return msgspec.structs.replace(commit, base=info.version)
 
         self._known[session] = incarnation, self.storage.commit(commit, rebase=rebase)
 

@@ -102,9 +102,7 @@ class Live:
     def remember(self) -> None:
         """Note that what stands in the state now is what was stored last."""
         self._loaded = {
-            name: _Loaded(value)
-            for key, value in self.state.touched()
-            if (name := self.name_or_none(key)) is not None
+            name: _Loaded(value) for key, value in self.state.touched() if (name := self.name_or_none(key)) is not None
         }
 
     def seed_of(self, name: str, key: Any) -> bytes | None:

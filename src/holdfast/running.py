@@ -18,9 +18,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any
 from weakref import ReferenceType
+
+from msgspec.structs import replace
 
 from holdfast import clock, codec
 from holdfast.caching import ALL, controlled

@@ -17,9 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
 
 from holdfast import clock, codec, patch
 from holdfast.conflicts import Policy, Refused, Settling, Unanswered, refused_answer
@@ -60,16 +61,14 @@ RETRY_AFTER = (0.002, 0.1)
 """Seconds between two tries to commit to a session that somebody else has to himself: at first, and at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(msgspec.Struct, frozen=True):
     """What a commit stored, and what it could not."""
 
     patch: bytes | None
     problems: Problems
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
+class Beside(msgspec.Struct, frozen=True):
     """What is written in one transaction with a change."""
 
     run_id: str = ""
@@ -90,16 +89,14 @@ Inside: TypeAlias = tuple[list[Operation], Original]
 """What was changed inside of a value, and what that makes of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True):
     """What was found pending, and in comparison with what."""
 
     view: StoredDocument
     pending: Pending
 
 
-@dataclass
-class _Attempt:
+class _Attempt(msgspec.Struct):
     """One commit, from its first try to its outcome."""
 
     pending: Pending
@@ -107,7 +104,7 @@ class _Attempt:
     settling: Settling
     parts: Mapping[str, Any]
     """Fields of the commit that stay the same however often it is made anew."""
-    made: list[tuple[Commit, Standing]] = field(default_factory=list)
+    made: list[tuple[Commit, Standing]] = msgspec.field(default_factory=list)
     """What it was made into, with where the session stands if that is what is stored."""
     seen: int = 0
     """The newest version that it met."""

@@ -14,9 +14,10 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from weakref import WeakKeyDictionary, ref
+
+from msgspec.structs import replace
 
 from holdfast import clock, codec
 from holdfast.agent import Agent, is_pydantic_agent
