@@ -845,6 +845,60 @@ def handing(function: Callable[..., Any]) -> Callable[..., Any]:
     return inner
 
 
+class Around:
+    """A decorator that is an object."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        return self.function(wf, *args)
+
+
+class Through(Around):
+    def __call__(self, *args: Any) -> Any:
+        return self.inner(*args)
+
+    def inner(self, wf: Any, *args: Any) -> Any:
+        return self.__wrapped__(wf, *args)  # type: ignore[attr-defined]
+
+
+class Telling(Around):
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        wf.calls = 1
+        return wf.secret, self.function(wf, *args)
+
+
+class Indexing(Around):
+    def __call__(self, *args: Any) -> Any:
+        return args[0].secret, self.function(*args)
+
+
+class Handing(Around):
+    send = print
+
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        return self.send(wf), self.function(wf, *args)
+
+
+class Renaming(Around):
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        self = args[0]  # noqa: PLW0642
+        return self.function(wf, *args)
+
+
+class Replacing(Around):
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        self.function = print
+        return self.function(wf, *args)
+
+
+class Without(Around):
+    def __call__(*args: Any) -> Any:
+        return args[0].function(*args[1:])
+
+
 def step_of(self: Any, *args: Any) -> Any:
     return self.writer.run(args)
 
@@ -867,6 +921,14 @@ PLAIN = (frozenset({"writer"}), frozenset(), False)
         (swapping(step_of), (frozenset({"writer"}), frozenset(), True)),
         (deciding(step_of), (frozenset({"writer"}), frozenset(), True)),
         (handing(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (Around(step_of), PLAIN),
+        (Through(Around(passing(step_of))), PLAIN),
+        (Telling(step_of), (frozenset({"writer", "secret"}), frozenset({"calls"}), False)),
+        (passing(Around(Indexing(step_of))), (frozenset({"writer", "secret"}), frozenset(), False)),
+        (Handing(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (Renaming(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (Replacing(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (Without(step_of), (frozenset({"writer"}), frozenset(), True)),
     ],
 )
 def test_what_decorators_of_a_method_take_from_its_object_counts_as_well(
@@ -876,6 +938,47 @@ def test_what_decorators_of_a_method_take_from_its_object_counts_as_well(
     for function in (method, cls.outer):  # type: ignore[attr-defined]
         found = method_parts(cls, function)
         assert (found.reads, found.writes, found.escapes) == expected
+
+
+def test_a_decorator_that_is_an_object_counts_as_code_with_what_it_holds(module: Callable[..., Any]) -> None:
+    text = """
+        import functools
+        SUFFIX = "!"
+        class Styled:
+            def __init__(self, function, tone="plain", lock=None):
+                self.function, self.tone, self.calls, self.unused = function, tone, 0, object()
+                functools.update_wrapper(self, function)
+            def __call__(self, *args):
+                self.calls += 1
+                return self.function(*args) + self.end() + SUFFIX
+            def end(self):
+                return self.tone + ""
+        def bare(self, text):
+            return text
+        styled = Styled(bare)
+        def step(self, text):
+            return styled(self, text)
+        """
+    made = module(text)
+    styled, named = code_parts(made.styled), code_parts(made.step)
+    labels = {"code of `bare`", "code of decorator `Styled`", "constant `SUFFIX`", "variable `tone`"}
+    assert set(styled) == {*labels, "variable `function`"}
+    made.styled.calls += 1
+    assert code_parts(made.styled) == styled
+    cls = type("Decorated", (), {"step": lambda self: self.styled("x"), "styled": made.styled})
+    called = method_parts(cls, cls.step)  # type: ignore[attr-defined]
+    for old, new in (("self.tone +", ""), ("(*args) +", "(*args) * 2 +"), ('tone="plain"', 'tone="x"')):
+        edited = module(text.replace(old, new))
+        assert code_parts(edited.styled) != styled
+        assert code_parts(edited.step) != named
+        cls.styled = edited.styled  # type: ignore[attr-defined]
+        assert method_parts(cls, cls.step) != called  # type: ignore[attr-defined]
+    held = made.styled
+    held.tone = "other"
+    assert code_parts(held) != styled
+    held.tone = object()
+    with pytest.raises(StepKeyError, match="variable `tone`"):
+        code_parts(held)
 
 
 def test_the_arguments_of_a_partial_method_count_as_its_code() -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial, wraps
+from functools import partial, update_wrapper, wraps
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +441,38 @@ def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return timed
+
+
+class Styled:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        update_wrapper(self, function)
+
+    def __call__(self, workflow: Any, text: str) -> str:
+        return f"{self.function(workflow, text)} in {workflow.style}"
+
+
+def test_what_a_decorator_that_is_an_object_reads_is_refused_and_what_depends_says_counts(storage: Storage) -> None:
+    class Decorated(Workflow):
+        style = "plain"
+
+        @step(cache="workflow")
+        @Styled
+        def refused(self, text: str) -> str:
+            return text
+
+        @step(cache="workflow", depends=lambda self: self.style)
+        @Styled
+        def styled(self, text: str) -> str:
+            return text
+
+        def run(self, name: str) -> Any:
+            return getattr(self, name)("x")
+
+    with pytest.raises(StepKeyError, match=r"self\.style of step 'refused'"):
+        Decorated(storage=storage).run("refused")
+    found = [Decorated(storage=storage, style=style).run("styled").content for style in ("a", "b", "a")]
+    assert found == ["x in a", "x in b", "x in a"]
 
 
 def test_what_a_decorator_under_a_step_reads_is_refused_and_one_that_reads_nothing_is_not(storage: Storage) -> None:

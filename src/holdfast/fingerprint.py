@@ -35,12 +35,13 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from holdfast.canonical import combine, identity
+from holdfast.decorators import call_of, held_by, used_by
 from holdfast.imports import file_of, imports_of, module_digest
 from holdfast.pieces import Unidentified
 from holdfast.sources import Memory, bound_in, class_digest, code_digest, functions_in
 from holdfast.witness import ABSENT, Witness
 
-__all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special", "origin"]
+__all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special", "origin", "own_call"]
 
 Parts: TypeAlias = dict[str, bytes]
 Special: TypeAlias = Callable[[str, Any], "Parts | None"]
@@ -153,6 +154,7 @@ class _Found:
             self._add(label, self._class(value) or _by_name(value))
         elif (wrapped := self._witness.attribute(value, "__wrapped__")) is not ABSENT:
             self.callable(wrapped, label)
+            self._around(value, wrapped)
         elif isinstance(value, MethodDescriptorType | WrapperDescriptorType):  # such as `str.upper`
             self._add(label, identity([value.__objclass__.__module__, value.__qualname__], "code"))
         elif isinstance(value, BuiltinFunctionType):
@@ -162,6 +164,20 @@ class _Found:
         else:
             self.callable(self._witness.attribute(type(value), "__call__"), label)
             self._owner(value)
+
+    def _around(self, value: Any, wrapped: Any) -> None:
+        """An object that is put around a function: its class, what its call names, and what it holds."""
+        call = own_call(value, self._witness)
+        if call is None or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        label = f"code of decorator `{type(value).__name__}`"
+        self._function(call, label)
+        self._add(label, self._class(type(value)) or _by_name(type(value)))
+        used = used_by(type(value))
+        for name, held in held_by(value, wrapped, self._witness):
+            if name in used or _is_code(held) or self._witness.digest(held) is not None:
+                self._variable(name, held)
 
     def _class(self, cls: type) -> bytes | None:
         """The digest of a class of the user's own; None for another."""
@@ -314,8 +330,14 @@ class _Found:
             wrapped = self._witness.attribute(item, "__wrapped__")
             if wrapped is not ABSENT:
                 pending.append(wrapped)
+                if own_call(item, self._witness) is not None:
+                    yield item
 
     def _helper(self, link: Any) -> bytes | None:
+        if own_call(link, self._witness) is not None:
+            around = held_by(link, self._witness.attribute(link, "__wrapped__"), self._witness)
+            told = [item for name, value in around for item in (name.encode(), self._witness.digest(value) or b"")]
+            return combine([self._class(type(link)) or _by_name(type(link)), *told])
         if isinstance(link, type):
             return self._class(link)
         if is_foreign(*origin(link)):
@@ -351,6 +373,12 @@ def combine_parts(parts: Parts) -> bytes:
 
 def _by_name(value: Any) -> bytes:
     return identity([value.__module__, value.__qualname__], "code")
+
+
+def own_call(value: Any, witness: Witness) -> FunctionType | None:
+    """What runs when an object is called, if that is the user's own; None for functions and classes."""
+    call = call_of(value, witness)
+    return None if call is None or is_foreign(*origin(call)) else call
 
 
 def is_workflow(value: Any) -> bool:
