@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 
 from holdfast import Agent, Workflow, sources
+from holdfast.agent_identity import agents_in
 from holdfast.errors import StepKeyError
 from holdfast.fingerprint import code_parts, is_foreign
 from holdfast.imports import imports_of
 from holdfast.methods import SelfUse, method_parts, self_use
+from holdfast.witness import Witness
 
 HELPERS = '''
 """Helpers of the steps."""
@@ -540,6 +542,105 @@ def test_what_constants_count() -> None:
     step = from_text(f"def step(): return {', '.join(scope)}, __name__, missing, len", **scope)
     counted = ("number", "text", "nested", "frozen", "fixed", "SET", "MUTABLE")
     assert set(code_parts(step)) == {"code of `step`", *(f"constant `{name}`" for name in counted)}
+
+
+MIXED = """
+    import dataclasses
+    import types
+    from holdfast import Agent
+    def clean(text):
+        return text
+    def trim(text):
+        return text[:1]
+    @dataclasses.dataclass
+    class Config:
+        limit: int
+        clean: object
+    def step(text):
+        return CONFIG, text
+    writer = Agent("offline", instructions="Write.")
+    CONFIG = """
+
+
+@pytest.mark.parametrize(
+    ("written", "edits"),
+    [
+        ('{"limit": 3, "clean": clean}', ["3", "clean}", '"limit"']),
+        ('{"limit": 3, 1: clean, (1, 2): trim}', ["3", "clean,", "trim", "1, 2"]),
+        ('{"a": [clean, {"b": (3, trim)}]}', ["clean", "3", "trim"]),
+        ("{clean, trim, 3, frozenset({5, len})}", ["clean", "trim", "3", "5"]),
+        ("{clean: 3, trim: 4}", ["clean", "3", "4"]),
+        ("Config(3, clean)", ["3", "clean"]),
+        ('types.MappingProxyType({"limit": 3, "clean": [clean]})', ["3", "[clean"]),
+        ('[writer, 3, {"a": {writer}}]', ["3", "Write."]),
+    ],
+)
+def test_a_constant_that_holds_code_counts_by_its_code_and_all_else_by_its_value(
+    module: Callable[..., Any], written: str, edits: list[str]
+) -> None:
+    def told(text: str) -> dict[str, bytes]:
+        return code_parts(module(text).step, special=agents_in("step"))
+
+    text = MIXED + written
+    parts = told(text)
+    assert told(text) == parts
+    for old in edits:
+        start, _, end = text.rpartition(old)
+        new = old.replace("3", "7").replace("4", "8").replace("clean", "print").replace("trim", "print")
+        new = new.replace("1, 2", "1, 3").replace("limit", "size").replace("5", "6").replace("Write", "Draw")
+        assert told(start + new + end) != parts, old
+    edited = [text.replace(f"return text{end}\n", f"return text{end} + 1\n") for end in ("", "[:1]")]
+    for name, other in zip(("clean", "trim"), edited, strict=True):
+        assert (told(other) != parts) == (name in written)
+
+
+def test_a_constant_that_holds_code_is_seen_to_change_and_its_order_is_none() -> None:
+    def helper(text: str) -> str:
+        return text
+
+    def other(text: str) -> str:
+        return text * 2
+
+    config: dict[Any, Any] = {"limit": 3, "of": {helper, 1}, helper: 2, "lock": threading.Lock()}
+    step = from_text("def step(): return CONFIG", CONFIG=config)
+    witness = Witness()
+    first = code_parts(step, witness=witness)
+    assert witness.holds()
+    again = dict(reversed(config.items()))
+    assert code_parts(from_text("def step(): return CONFIG", CONFIG=again)) == first
+    for change in (
+        lambda: config.update(limit=4),
+        lambda: config["of"].add(other),
+        lambda: config.update({other: 2}),
+        lambda: config.update({helper: 5}),
+    ):
+        change()
+        assert not witness.holds()
+        witness = Witness()
+        assert first != (first := code_parts(step, witness=witness))
+        assert witness.holds()
+    holds_itself: list[Any] = [print]
+    holds_itself.append(holds_itself)
+    assert code_parts(from_text("def step(): return LOOP", LOOP=holds_itself)).keys() == {"code of `step`"}
+
+
+def test_a_constant_that_holds_code_is_the_same_with_every_hash_seed(tmp_path: Path) -> None:
+    text = textwrap.dedent(MIXED) + '{clean: "a", trim: {"b", "c", clean}, "d": {"e", writer}}\n'
+    text += "from holdfast.agent_identity import agents_in\nfrom holdfast.fingerprint import code_parts\n"
+    text += 'parts = code_parts(step, special=agents_in("x"))\nprint({k: parts[k].hex() for k in sorted(parts)})'
+    (tmp_path / "mixed.py").write_text(text)
+    found = {
+        subprocess.run(
+            [sys.executable, "mixed.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(found) == 1
 
 
 def test_a_class_without_source_counts_by_its_methods_and_values() -> None:

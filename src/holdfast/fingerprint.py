@@ -10,6 +10,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import functools
 import re
@@ -26,6 +27,7 @@ from types import (
     CodeType,
     EllipsisType,
     FunctionType,
+    MappingProxyType,
     MethodDescriptorType,
     MethodType,
     ModuleType,
@@ -50,6 +52,10 @@ VARIABLE_ADVICE = "Pass it to the step as an argument, or give the step `key=`."
 
 _ATOMS: Final = (type(None), bool, int, float, complex, str, bytes, EllipsisType, range, Enum, PurePath, re.Pattern)
 _IMMUTABLE: Final = (*_ATOMS, date, time, timedelta, Decimal, UUID)
+_NAMING: Final = frozenset({type(None), bool, int, float, str, bytes})
+"""Types of keys whose text says all of them."""
+LEVELS: Final = 4
+"""Containers inside of a constant that are looked into for code."""
 _FOREIGN: Final = tuple({realpath(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 _SCOPES: Final = {
     "LOAD_GLOBAL": "module",
@@ -286,11 +292,41 @@ class _Found:
         digest = self._witness.digest(value)
         if digest is not None:
             self._add(f"constant `{name}`", digest)
-        elif type(value) in (dict, list, tuple):  # of functions or agents, say
-            for key, item in _items(value):
-                if _is_code(item) or self._special(name, item) is not None:
-                    self._named(f"{name}[{key!r}]", item, function)
-            self._witness.again(lambda: [(key, id(item)) for key, item in _items(value)])
+        else:
+            self._mixed(name, value, function)
+
+    def _mixed(self, name: str, value: Any, function: FunctionType, levels: int = LEVELS) -> None:
+        """A container that has no identity as a whole, because it holds functions or agents, say: what is code in it
+        counts as such, all else by its value; what has no identity itself is left out."""
+        items = self._witness.again(_Items(value)).items
+        plain: list[bytes] = []
+        loose: list[Parts] = []
+        for place, key, item in items:
+            label = f"{name}{place}"
+            if place is None:
+                loose.append(self._loose(name, key, item, function, levels))
+            elif _is_code(item) or self._special(label, item) is not None:
+                self._named(label, item, function)
+            elif (digest := self._witness.digest(item)) is not None:
+                plain.append(combine([place.encode(), digest]))
+            elif levels:
+                self._mixed(label, item, function, levels - 1)
+        if plain:
+            self._add(f"constant `{name}`", combine(sorted(plain)))
+        for label in sorted({label for told in loose for label in told}):
+            self._add(label, combine(sorted(combine_parts(told) for told in loose if label in told)))
+
+    def _loose(self, name: str, key: Any, item: Any, function: FunctionType, levels: int) -> Parts:
+        """The parts of what has no place that could be named in every process alike: a member of a set, a function and
+        what a dict has for it."""
+        found = _Found(self._step, self._special, self._witness)
+        for label, value in (("key", key), ("member", item)):
+            if value is not ABSENT:
+                found._mixed(label, {"": value}, function, max(levels - 1, 0))
+        code = {label: told for label, told in found.parts.items() if label.startswith(("code of ", "constant "))}
+        agents = {label: told for label, told in found.parts.items() if label not in code}
+        told = {f"code of helper `{name}`": code, f"agents in `{name}`": agents}
+        return {label: combine_parts(parts) for label, parts in told.items() if parts}
 
     def _add_all(self, parts: Parts) -> None:
         for label, digest in parts.items():
@@ -358,8 +394,39 @@ def _module(name: str) -> bytes | None:
     return None if file is None or is_foreign(name, file) else module_digest(name, file)
 
 
-def _items(value: Any) -> list[tuple[Any, Any]]:
-    return list(value.items() if type(value) is dict else enumerate(value))
+class _Items:
+    """What a container holds, each with its place as text; None where that is another one in every process.
+
+    Equal to another one if all of it is the same objects, which are kept alive for that.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self.items = list(_items(value))
+
+    def __call__(self) -> _Items:
+        return _Items(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Items) and self._ids() == other._ids()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _ids(self) -> list[tuple[str | None, int, int]]:
+        return [(place, id(key), id(item)) for place, key, item in self.items]
+
+
+def _items(value: Any) -> Iterator[tuple[str | None, Any, Any]]:
+    if isinstance(value, dict | MappingProxyType):
+        for key, item in list(value.items()):
+            yield (f"[{key!r}]", None, item) if type(key) in _NAMING else (None, key, item)
+    elif isinstance(value, list | tuple):
+        yield from ((f"[{place}]", None, item) for place, item in enumerate(list(value)))
+    elif isinstance(value, set | frozenset):
+        yield from ((None, ABSENT, item) for item in list(value))
+    elif dataclasses.is_dataclass(value) and not is_foreign(*origin(type(value))):
+        names = [spec.name for spec in dataclasses.fields(value) if spec.compare]
+        yield from ((f".{name}", None, getattr(value, name, None)) for name in names)
 
 
 def combine_parts(parts: Parts) -> bytes:
