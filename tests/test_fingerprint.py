@@ -675,6 +675,63 @@ def test_enums_and_models_of_the_user_count_as_code(module: Callable[..., Any]) 
         assert {name for name in first if first[name] != after[name]} == {f"code of helper `{label}`"}
 
 
+INHERITING = """
+    import enum
+    class Deep:
+        LIMIT = 3
+    class Base(Deep):
+        def cut(self, text):
+            return text[:5]
+    class Conf(Base):
+        pass
+    class Own(Base):
+        LIMITS = [7]
+        def named(self, text):
+            return text[:Conf.LIMIT]
+        def around(self, text):
+            return __class__.LIMITS, __class__.cut, __class__.LIMIT
+        def handed(self):
+            return print(__class__)
+        def above(self):
+            return super().cut("x")
+        def other(self):
+            return 9
+    """
+
+
+@pytest.mark.parametrize(
+    ("method", "edits", "others"),
+    [
+        ("named", ["LIMIT = 3", "[:5]"], ["[7]", "9"]),
+        ("around", ["LIMIT = 3", "[:5]", "[7]"], ["9"]),
+        ("handed", ["LIMIT = 3", "[:5]", "[7]", "9"], []),
+        ("above", ["LIMIT = 3", "[:5]"], ["[7]", "9"]),
+    ],
+)
+def test_what_a_class_inherits_from_classes_of_the_user_counts(
+    module: Callable[..., Any], method: str, edits: list[str], others: list[str]
+) -> None:
+    def told(text: str) -> dict[str, bytes]:
+        return code_parts(getattr(module(text).Own, method))
+
+    parts = told(INHERITING)
+    assert told(INHERITING) == parts
+    for old in (*edits, *others):
+        edited = INHERITING.replace(old, old.translate({ord(digit): "8" for digit in "3579"}))
+        assert (told(edited) != parts) == (old in edits), old
+
+
+def test_what_is_assigned_to_a_class_or_to_one_that_it_inherits_from_is_seen(module: Callable[..., Any]) -> None:
+    made = module(INHERITING)
+    for method in (made.Own.named, made.Own.around, made.Own.handed):
+        witness = Witness()
+        before = code_parts(method, witness=witness)
+        assert witness.holds()
+        made.Deep.LIMIT += 1
+        assert not witness.holds()
+        assert code_parts(method) != before
+
+
 def test_what_is_not_the_users_own_is_foreign() -> None:
     assert is_foreign("pydantic", importlib.import_module("pydantic").__file__)
     assert is_foreign("json", json.__file__)

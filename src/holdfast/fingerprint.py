@@ -40,10 +40,20 @@ from holdfast.canonical import combine, identity
 from holdfast.decorators import call_of, held_by, used_by
 from holdfast.imports import file_of, imports_of, module_digest
 from holdfast.pieces import Unidentified
-from holdfast.sources import Memory, bound_in, class_digest, code_digest, functions_in
+from holdfast.sources import Memory, bound_in, class_digest, code_digest, functions_in, names_in
 from holdfast.witness import ABSENT, Witness
 
-__all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special", "origin", "own_call"]
+__all__ = [
+    "Parts",
+    "Special",
+    "code_parts",
+    "combine_parts",
+    "is_foreign",
+    "nothing_special",
+    "origin",
+    "own_call",
+    "own_classes",
+]
 
 Parts: TypeAlias = dict[str, bytes]
 Special: TypeAlias = Callable[[str, Any], "Parts | None"]
@@ -186,15 +196,17 @@ class _Found:
                 self._variable(name, held)
 
     def _class(self, cls: type) -> bytes | None:
-        """The digest of a class of the user's own; None for another."""
-        if is_foreign(*origin(cls)):
-            return None
-        self._witness.namespace(cls)
-        for value in list(vars(cls).values()):
-            for function in functions_in(value):
-                self._witness.attribute(function, "__code__")
-            self._witness.digest(bound_in(value) or getattr(value, "_value_", value))
-        return class_digest(cls)
+        """The digest of a class of the user's own, and of those that it inherits from; None for another."""
+        return self._classes(own_classes(cls)) if not is_foreign(*origin(cls)) else None
+
+    def _classes(self, classes: list[type]) -> bytes:
+        for cls in classes:
+            self._witness.namespace(cls)
+            for value in list(vars(cls).values()):
+                for function in functions_in(value):
+                    self._witness.attribute(function, "__code__")
+                self._witness.digest(bound_in(value) or getattr(value, "_value_", value))
+        return combine(map(class_digest, classes))
 
     def _add(self, label: str, digest: bytes) -> None:
         before = self.parts.get(label)
@@ -217,8 +229,24 @@ class _Found:
             self._variable(name, value)
         for name, value in _named(function, variables, self._witness):
             self._named(name, value, function)
+        self._around_it(function, variables.get("__class__"))
         for module, taken in imports_of(function):
             self._imported(module, taken, function)
+
+    def _around_it(self, function: FunctionType, cls: Any) -> None:
+        """What a method takes from the class that it stands in, by `__class__`."""
+        if not isinstance(cls, type) or self._special("__class__", cls) is not None:
+            return
+        taken = [attributes for _, root, *attributes in _names_of(function.__code__) if root == "__class__"]
+        for name in dict.fromkeys(attributes[0] for attributes in taken if attributes):
+            self._named(f"__class__.{name}", self._inherited(cls, name), function)
+        reaches_up = "super" in names_in(function.__code__)  # which reaches nothing of the class itself
+        if reaches_up or [] in taken:
+            self._add("code of helper `__class__`", self._classes(own_classes(cls)[reaches_up:]))
+
+    def _inherited(self, cls: type, name: str) -> Any:
+        values = [self._witness.item(vars(base), name) for base in cls.__mro__]
+        return next((value for value in values if value is not ABSENT), None)
 
     def _imported(self, module: str, taken: tuple[str, ...], function: FunctionType) -> None:
         """What a function imports when it is called."""
@@ -440,6 +468,15 @@ def combine_parts(parts: Parts) -> bytes:
 
 def _by_name(value: Any) -> bytes:
     return identity([value.__module__, value.__qualname__], "code")
+
+
+def own_classes(cls: type) -> list[type]:
+    """A class, and those that it inherits from, as far as they are the user's own.
+
+    >>> own_classes(bool)
+    []
+    """
+    return [base for base in cls.__mro__ if not is_foreign(*origin(base))]
 
 
 def own_call(value: Any, witness: Witness) -> FunctionType | None:
