@@ -11,11 +11,9 @@ import asyncio
 import functools
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -29,6 +27,7 @@ from holdfast.drivers import Kind, kind_of_function
 from holdfast.errors import InvalidInput
 from holdfast.fingerprint import Parts
 from holdfast.messages import messages_from
+from holdfast.pieces import module_of
 from holdfast.scalars import is_encodable
 from holdfast.sources import names_in
 from holdfast.step_owner import StepOwner
@@ -169,10 +168,7 @@ class Step:
     @property
     def identity(self) -> str:
         """The name of the function, with those of the module and the class or function that it stands in."""
-        module = getattr(self.function, "__module__", None) or ""
-        if module == "__main__":  # run as a script and imported, it is the same
-            module = Path(getattr(sys.modules[module], "__file__", None) or module).stem
-        return f"{module}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
+        return f"{module_of(self.function)}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
 
     def argument_parts(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool) -> dict[str, bytes]:
         """What its arguments are, each as a digest.

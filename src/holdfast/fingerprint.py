@@ -39,7 +39,7 @@ from uuid import UUID
 from holdfast.canonical import combine, identity
 from holdfast.decorators import call_of, held_by, used_by
 from holdfast.imports import file_of, imports_of, module_digest
-from holdfast.pieces import Unidentified
+from holdfast.pieces import Unidentified, module_of
 from holdfast.sources import Memory, bound_in, class_digest, code_digest, functions_in, names_in
 from holdfast.witness import ABSENT, Witness
 
@@ -467,7 +467,7 @@ def combine_parts(parts: Parts) -> bytes:
 
 
 def _by_name(value: Any) -> bytes:
-    return identity([value.__module__, value.__qualname__], "code")
+    return identity([module_of(value), value.__qualname__], "code")
 
 
 def own_classes(cls: type) -> list[type]:

@@ -22,6 +22,7 @@ from types import CodeType, FunctionType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from holdfast.canonical import combine, digest_or_none, identity
+from holdfast.pieces import module_of
 from holdfast.threads import lock_for_forks
 
 __all__ = [
@@ -306,7 +307,7 @@ def _facts(cls: type) -> list[Any]:
         name: value if isinstance(value, str) else getattr(value, "__qualname__", "")
         for name, value in vars(cls).get("__annotations__", {}).items()
     }
-    bases = [f"{base.__module__}.{base.__qualname__}" for base in cls.__bases__]
+    bases = [f"{module_of(base)}.{base.__qualname__}" for base in cls.__bases__]
     return [
         cls.__qualname__,
         bases,
