@@ -740,6 +740,21 @@ def test_what_is_not_the_users_own_is_foreign() -> None:
     assert not is_foreign("test_fingerprint", __file__)
     assert not is_foreign("made_up", "<string>")
     assert not is_foreign("__main__", None)
+    assert is_foreign("dataclasses", "<string>")
+    assert is_foreign("json.decoder", "/usr/lib/python311.zip/json/decoder.py")
+
+
+def test_a_module_of_the_user_may_be_called_as_one_of_the_standard_library_is(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("LIMIT = 3\ndef cut(text):\n    return text\n")
+    (tmp_path / "show.py").write_text(
+        "from holdfast.fingerprint import code_parts\ndef step():\n    import test\n    from code import cut\n"
+        "def early():\n    return code.cut(code.LIMIT)\nlate = code_parts(step)\nimport code\n"
+        "assert code_parts(step) == late\nprint(sorted(late), sorted(code_parts(early)))"
+    )
+    command = [sys.executable, "show.py"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    late = ["code of `step`", "code of module `code`"]
+    assert shown == f"{sorted(late)} {['code of `early`', 'code of helper `code.cut`', 'constant `code.LIMIT`']}\n"
 
 
 class Writer:

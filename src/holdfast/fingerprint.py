@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from os.path import realpath
+from os.path import isfile, realpath
 from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
@@ -62,6 +62,7 @@ VARIABLE_ADVICE = "Pass it to the step as an argument, or give the step `key=`."
 
 _ATOMS: Final = (type(None), bool, int, float, complex, str, bytes, EllipsisType, range, Enum, PurePath, re.Pattern)
 _IMMUTABLE: Final = (*_ATOMS, date, time, timedelta, Decimal, UUID)
+_STANDARD: Final = (sys.stdlib_module_names | set(sys.builtin_module_names)) - {"__main__"}
 _NAMING: Final = frozenset({type(None), bool, int, float, str, bytes})
 """Types of keys whose text says all of them."""
 LEVELS: Final = 4
@@ -127,12 +128,20 @@ def is_foreign(module: str, file: str | None) -> bool:
     (True, True)
     """
     root = module.partition(".")[0]
-    if root in sys.stdlib_module_names - {"__main__"} or root == "holdfast":
+    if root == "holdfast":
         return True
     if file is None or file.startswith("<frozen"):
-        return file is not None or root in sys.builtin_module_names
+        return file is not None or root in _STANDARD
     real = _real(file)
-    return "site-packages" in real or "dist-packages" in real or real.startswith(_FOREIGN)
+    if "site-packages" in real or "dist-packages" in real or real.startswith(_FOREIGN):
+        return True
+    # A file of the user's own may be called as a module of the standard library is, `code.py` say.
+    return root in _STANDARD and not _is_file(real)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _is_file(file: str) -> bool:
+    return isfile(file)
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -416,8 +425,6 @@ class _Found:
 
 def _module(name: str) -> bytes | None:
     """The digest of a module of the user's own; None for another."""
-    if is_foreign(name, None):
-        return None
     file = file_of(name)
     return None if file is None or is_foreign(name, file) else module_digest(name, file)
 
