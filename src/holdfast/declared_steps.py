@@ -53,6 +53,8 @@ class Options:
     store_if: Callable[[Any], Any] | None = None
     retries: int = 0
     timeout: float | None = None
+    is_named: bool = False
+    """Whether the name was given, and is not just that of the function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ class Step:
             self.types[type(workflow)] = types
         return types
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """The name of the function, with those of the module and the class or function that it stands in."""
         return f"{module_of(self.function)}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
