@@ -91,6 +91,8 @@ class Step:
         """What it took from there last, by name, with its digest as it was when the step first saw that object."""
         self.unnamed: frozenset[str] = frozenset()
         """What is to be ignored of a method, and only its class can have."""
+        self._names: frozenset[str] = frozenset()
+        """Its parameters, and whatever its code names; known where something is to be ignored that is no parameter."""
         self._check()
         self._parameters: dict[int, Parameters] = {}
         self.known: dict[type | None, Known] = {}
@@ -122,14 +124,26 @@ class Step:
         """Refuse what `ignore=` names and nothing has; of a method its class, and then `require_named`, can tell."""
         parameters = Parameters(self.function)
         roots = {name: _ROOT.split(name, maxsplit=1)[0] for name in self.options.ignore}
-        if self.options.key is None and not parameters.takes_any and not roots.keys() <= {"self", *parameters.names}:
+        for name in sorted(roots):
+            self._require_whole(name, roots[name], parameters.names)
+        if not parameters.takes_any and not roots.keys() <= {"self", *parameters.names}:
             codes = [code for value in (self.function, *self.options.uses) for code in _codes_of(value)]
-            known = {"self", *parameters.names}.union(*map(names_in, codes))
-            self.unnamed = frozenset(name for name, root in roots.items() if root not in known)
+            self._names = frozenset({"self", *parameters.names}.union(*map(names_in, codes)))
+            self.unnamed = frozenset(name for name, root in roots.items() if root not in self._names)
             scope, _, _ = getattr(self.function, "__qualname__", "").rpartition(".")
             is_method = (scope and not scope.endswith("<locals>")) or parameters.names[:1] == ["self"]
             if not is_method:
-                self.require_named(known)
+                self.require_named(())
+
+    def _require_whole(self, name: str, root: str, parameters: list[str]) -> None:
+        """Refuse a part of an argument or of `self`, such as `"self.style"`."""
+        if name == root or root not in {"self", *parameters}:
+            return
+        rest = name[len(root) :]
+        advice = f"An argument is left out as a whole: ignore={[root]!r}."
+        if root == "self":
+            advice = f"An attribute of `self` is written without it: ignore={[rest.lstrip('.')]!r}."
+        raise InvalidInput(f"Step {self.options.name!r} is to ignore {name!r}. {advice}")
 
     def require_named(self, known: Iterable[str]) -> None:
         """Refuse what `ignore=` names, if it is not among what is known of its class or code either.
@@ -139,7 +153,7 @@ class Step:
         """
         known = set(known)
         for name in sorted(self.unnamed - known):
-            close = get_close_matches(name, sorted(known), 1)
+            close = get_close_matches(name, sorted(known | self._names), 1)
             advice = f"Did you mean {close[0]!r}?" if close else "Correct it, or leave it out."
             raise InvalidInput(
                 f"Step {self.options.name!r} is to ignore {name!r}, but has no parameter of that name, and its code "
