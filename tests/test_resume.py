@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -39,6 +40,7 @@ from holdfast.errors import (
     StepKeyError,
     StepStateError,
 )
+from holdfast.pieces import module_of
 from holdfast.records import RunStatus
 from holdfast.run_steps import StepWarning
 from holdfast.storage.base import Storage
@@ -665,6 +667,54 @@ def test_agents_without_a_name_are_told_apart_by_their_models(made: Callable[[],
     broken.clear()
     done.append("fixed")
     assert Reviewing(session_id="s", storage=storage).resume(run_id).content == [answers[0], answers[1]]
+
+
+def of_module(name: str, options: str = "") -> Callable[[str], str]:
+    scope: dict[str, Any] = {"__name__": name, "page": page}
+    exec(f"from holdfast import step\n@step({options})\ndef load(url): return page({name!r} + url)", scope)
+    loading: Callable[[str], str] = scope["load"]
+    return loading
+
+
+class Loading(Workflow):
+    modules = ("one", "other")
+    options = ""
+
+    def run(self) -> Any:
+        loading = [of_module(name, self.options) for name in self.modules]
+        loaded = [load("x") for load in (reversed(loading) if "fixed" in done else loading)]
+        do("end")
+        return loaded
+
+
+def test_functions_of_one_name_in_two_modules_are_two_steps() -> None:
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Loading(session_id="s", storage=storage))
+    broken.clear()
+    done.append("fixed")
+    assert Loading(session_id="s", storage=storage).resume(run_id).content == ["page otherx", "page onex"]
+    assert storage.find_runs("")[0].savings.hits == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "options", "hits"),
+    [
+        ("__main__", module_of(type("Made", (), {"__module__": "__main__"})), "", 1),
+        ("one", "other", "name='load'", 1),
+        ("one", "other", "", 0),
+    ],
+)
+def test_a_function_that_moves_is_found_if_it_is_given_a_name(before: str, after: str, options: str, hits: int) -> None:
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Loading(session_id="s", storage=storage, modules=(before,), options=options))
+    broken.clear()
+    again = Loading(session_id="s", storage=storage, modules=(after,), options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if hits else "ignore")
+        again.resume(run_id)
+    assert storage.find_runs("")[0].savings.hits == hits
 
 
 def closed_over(url: str) -> Callable[[], str]:
