@@ -13,7 +13,9 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from contextvars import copy_context
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -575,6 +577,95 @@ def test_calls_inside_of_an_answered_step_are_counted_as_made(storage: Storage) 
     assert stored(storage) == {"polled": 2}
 
 
+class Polls(Workflow):
+    """Polls inside of other steps, and then by itself."""
+
+    @step
+    def poll(self) -> int:
+        do("poll")
+        self.session_state["polled"] = self.session_state.get("polled", 0) + 1
+        return done.count("poll")
+
+    @step
+    def read(self) -> int:
+        do("read")
+        return done.count("read")
+
+    @step
+    def fails(self) -> None:
+        self.poll()
+        raise ConnectionError
+
+    @step(store_if=bool)
+    def maybe(self) -> int:
+        return self.poll() * 0
+
+    @step(cache="workflow", uses=[do], ignore=["do", "done"])
+    def wide(self) -> int:
+        return self.read()
+
+    @step
+    def outer(self, how: str) -> int:
+        if how == "called":
+            self.poll()
+        elif how == "in one that failed":
+            with suppress(ConnectionError):
+                self.fails()
+        elif how == "in one that was not kept":
+            self.maybe()
+        elif how == "in one of wider scope":
+            self.wide()
+        elif how == "in a task":
+            with ThreadPoolExecutor() as pool:
+                pool.submit(copy_context().run, self.poll).result()
+        do("outer")
+        return 0
+
+    def run(self, how: str) -> list[int]:
+        polled = []
+        for _ in range(2):
+            if how == "in one of wider scope at the top":
+                polled.append(self.wide())
+            else:
+                self.outer(how)
+            polled.append(self.read() if "wider" in how else self.poll())
+            do("middle")
+        do("end")
+        return polled
+
+
+@pytest.mark.parametrize("failures", [["outer"], ["end"], ["outer", "end"], ["outer", "middle", "end"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "called",
+        "in a task",
+        "in one that failed",
+        "in one that was not kept",
+        "in one of wider scope",
+        "in one of wider scope at the top",
+    ],
+)
+def test_a_call_inside_of_a_step_is_never_taken_for_one_elsewhere(how: str, failures: list[str]) -> None:
+    storage = MemoryStorage()
+    whole = Polls(session_id="whole", storage=MemoryStorage()).run(how).content
+    done.clear()
+    run_id = ""
+    for failure in failures:
+        broken.add("middle" if "top" in how and failure == "outer" else failure)
+        if run_id:
+            with pytest.raises(Broken):
+                Polls(session_id="s", storage=storage).resume(run_id)
+        else:
+            run_id = failed(Polls(session_id="s", storage=storage), how)
+        broken.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StepWarning)
+        workflow = Polls(session_id="s", storage=storage)
+        assert workflow.resume(run_id).content == whole
+    assert workflow.session_state.get("polled", 0) == done.count("poll")
+
+
 def page(url: str) -> str:
     return f"page {url}"
 
@@ -852,6 +943,95 @@ def test_what_others_changed_meanwhile_stays(storage: Storage) -> None:
         # The list is another one now, and the step had changed an element of it.
         Listing(session_id="s", storage=storage).resume(run_id)
     assert stored(storage) == {"items": ["mine", "first", "theirs"], "other": 2}
+
+
+class Ordered(Workflow):
+    """Steps that change the state, in an order that is another one when the run is resumed."""
+
+    start: Any = None
+
+    @step
+    def change(self, how: str, name: str) -> None:
+        do(name)
+        state = self.session_state
+        if how == "count":
+            state["count"] = state.get("count", 0) + 1
+        elif how == "remove":
+            state.pop(f"old {name}")
+        elif how == "own name":
+            state[name] = 1
+        elif how == "inside":
+            state.setdefault("pages", {})[name] = 1
+        elif how == "number":
+            state["pages"][str("abc".index(name))] = [name]
+        elif how == "append":
+            state["log"].append(name)
+        elif how == "replace":
+            state["deep"]["er"] = {"by": name}
+        elif how == "move":
+            state["moved"] = state.pop("moved", 0)
+
+    def run(self, how: str) -> None:
+        self.session_state.update(deepcopy(self.start or {}))
+        for name in list(order):
+            self.change(how, name)
+        do("end")
+
+
+def reordered(how: str, start: dict[str, Any], names: str) -> Any:
+    storage = MemoryStorage()
+    order[:] = "abc"
+    broken.add("c")
+    run_id = failed(Ordered(session_id="s", storage=storage, start=start), how)
+    broken.clear()
+    order[:] = names
+    Ordered(session_id="s", storage=storage, start=start).resume(run_id)
+    assert sorted(done) == ["a", "b", "c", "end"]
+    return stored(storage)
+
+
+@pytest.mark.parametrize("names", ["abc", "cab", "bca", "cba"])
+@pytest.mark.parametrize(
+    ("how", "start", "expected"),
+    [
+        ("remove", {"old a": 1, "old b": 2, "old c": 3}, {}),
+        ("own name", {}, {"a": 1, "b": 1, "c": 1}),
+        ("inside", {"pages": {"z": [1]}}, {"pages": {"z": [1], "a": 1, "b": 1, "c": 1}}),
+        ("move", {"moved": 0, "last": 1}, {"last": 1, "moved": 0}),
+        ("number", {"pages": {}}, {"pages": {"0": ["a"], "1": ["b"], "2": ["c"]}}),
+    ],
+)
+def test_what_steps_changed_at_places_of_their_own_is_changed_again_in_any_order(
+    how: str, start: dict[str, Any], expected: dict[str, Any], names: str
+) -> None:
+    assert reordered(how, start, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("how", "start"),
+    [
+        ("count", {}),
+        ("count", {"count": 0}),
+        ("inside", {}),
+        ("replace", {"deep": {"er": 1}}),
+        ("append", {"log": []}),
+    ],
+)
+def test_what_steps_changed_at_one_place_is_changed_again_in_the_same_order_only(
+    how: str, start: dict[str, Any]
+) -> None:
+    expected = Ordered(start=start)
+    order[:] = "abc"
+    expected.run(how)
+    done.clear()
+    assert reordered(how, start, "abc") == expected.session_state
+    for names in ("cab", "cba", "bca", "bac"):
+        done.clear()
+        if how == "append":  # to which each adds at the end, whatever others have added
+            assert reordered(how, start, names)["log"] == list(names)
+            continue
+        with pytest.raises(StepStateError, match=r"changed something at /\w+ of the session state"):
+            reordered(how, start, names)
 
 
 def test_where_others_changed_the_same_place_nothing_is_done(storage: Storage) -> None:

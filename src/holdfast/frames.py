@@ -2,12 +2,14 @@
 
 Rules that must stay true:
 - a frame lasts for one computation of one step; what it calls, on other threads too, is inside of it;
+- what is called inside of a step is another call than the same outside of it, or in another call of that step;
 - what a step may not do is refused when it is done, by whoever is asked for it, with an error that names the step;
 - of a step that worked at the same time as other code of its run it is known that it did, and beside what.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,15 +37,18 @@ class Frame:
         step: its name.
         number: its number in the run, 0 outside of runs.
         key: what identifies it.
+        occurrence: how many calls with that key came before it where it is called.
         may_use_state: whether it may read and change the session state.
     """
 
-    __slots__ = ("agents", "beside", "flight", "key", "may_use_state", "number", "outer", "step")
+    __slots__ = ("agents", "beside", "call", "flight", "key", "may_use_state", "number", "outer", "step")
 
-    def __init__(self, step: str, number: int, key: bytes, *, may_use_state: bool) -> None:
+    def __init__(self, step: str, number: int, key: bytes, *, occurrence: int = 0, may_use_state: bool) -> None:
         self.step = step
         self.number = number
         self.key = key
+        self.call = hashlib.sha256(key_here(key) + occurrence.to_bytes(8)).digest()
+        """What tells this call from all others of its run, whatever else the run does."""
         self.outer: Frame | None = _current.get()
         self.may_use_state: bool = may_use_state and (self.outer is None or self.outer.may_use_state)
         self.agents: list[Answerer] = []
@@ -120,6 +125,16 @@ class AtWork:
 def current_frame() -> Frame | None:
     """The step that the code is in; None outside of steps."""
     return _current.get()
+
+
+def key_here(key: bytes) -> bytes:
+    """The key of a step as it is counted and recorded where the code is: inside of another step it is that call's own.
+
+    >>> key_here(b"search")
+    b'search'
+    """
+    frame = _current.get()
+    return key if frame is None else hashlib.sha256(frame.call + key).digest()
 
 
 def note_agent(agent: Answerer) -> None:

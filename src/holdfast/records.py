@@ -185,7 +185,7 @@ class StepRecord(msgspec.Struct, frozen=True):
     scope: str
     """`"run"`, or where else its result is kept: `"session"`, `"workflow"` or `"global"`."""
     key: bytes
-    """SHA-256 of everything that the result depends on."""
+    """SHA-256 of all that the result depends on; of the scope of the run, the call that it was made in as well."""
     occurrence: int
     """How many steps of the run with the same key began before it; 0 for the wider scopes."""
     parts: bytes

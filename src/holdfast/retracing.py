@@ -3,8 +3,8 @@
 Rules that must stay true:
 - what one run changed is undone on top of everything that others have committed since, or not at all: where they
   changed the same places, nobody decides;
-- a change inside of a list is made again only where the list is known to be what it was: elsewhere its place would
-  be a guess.
+- a change is made again only on what it was made on: where that is another value now, what was counted on top of it
+  would be lost; and inside of a list that is another one, its place would be a guess.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import eq
+from typing import Any
 
 import msgspec
 
-from holdfast import clock, patch
+from holdfast import clock
 from holdfast.declared import NO_TYPES
-from holdfast.difference import diff, displaced
+from holdfast.difference import diff, displaced, elements, is_tag, members
 from holdfast.edits import Members, operations_of
 from holdfast.errors import RunNotResumable, VersionNotKept
 from holdfast.merging import Overlap
-from holdfast.operations import Operation, decode_patch, encode_patch, pointer_of
+from holdfast.operations import Operation, Path, decode_patch, encode_patch, pointer_of
 from holdfast.records import Change, Run
 from holdfast.standing import Pending, Standing
 from holdfast.storage.base import Storage
@@ -30,7 +31,7 @@ from holdfast.values import StoredValues
 
 
 class Misplaced(Exception):
-    """The list that a change was made in is another one now; its argument is the path of the list."""
+    """What a change was made on is something else now; its argument is the path of the value that has it."""
 
 
 class StateChange(msgspec.Struct, frozen=True):
@@ -38,17 +39,17 @@ class StateChange(msgspec.Struct, frozen=True):
 
     patch: msgspec.Raw
     bases: dict[str, str]
-    """By name: the digest of the value that has lists which were changed inside, as it was before."""
+    """By name: the digest of what was changed in its value, as it was before."""
 
     @classmethod
-    def of(cls, operations: Sequence[Operation], before: Callable[[str], bytes]) -> StateChange:
+    def of(cls, operations: Sequence[Operation], before: Callable[[str], bytes | None]) -> StateChange:
         """Note operations.
 
         Args:
-            before: finds the encoded value of a name, as it was before them.
+            before: finds the encoded value of a name, as it was before them; None if there was none.
         """
-        bases = {operation.path[0]: "" for operation in operations if _is_in_a_list(operation)}
-        return cls(msgspec.Raw(encode_patch(operations)), {name: _digest(before(name)) for name in bases})
+        inside = _by_name(operations)
+        return cls(msgspec.Raw(encode_patch(operations)), {name: _base(inside[name], before(name)) for name in inside})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> StateChange:
@@ -64,22 +65,59 @@ class StateChange(msgspec.Struct, frozen=True):
         return decode_patch(bytes(self.patch))
 
     def require_places(self, values: Mapping[str, bytes]) -> None:
-        """Check that everything that was changed inside of lists is where it was.
+        """Check that everything that was changed is what it was before.
 
         Raises:
-            Misplaced: it may not be.
+            Misplaced: something is not.
         """
-        for name, digest in self.bases.items():
-            if name not in values or _digest(values[name]) != digest:
+        for name, operations in _by_name(self.operations()).items():
+            if _base(operations, values.get(name)) != self.bases.get(name):
                 raise Misplaced(pointer_of((name,)))
 
 
-def _is_in_a_list(operation: Operation) -> bool:
-    # A number may be a key as well; then the check is made without need.
-    return any(patch.is_index(segment) for segment in operation.path[1:])
+def _by_name(operations: Sequence[Operation]) -> dict[str, list[Operation]]:
+    found: dict[str, list[Operation]] = {}
+    for operation in operations:
+        found.setdefault(operation.path[0], []).append(operation)
+    return found
 
 
-def _digest(data: bytes) -> str:
+def _base(operations: Sequence[Operation], value: bytes | None) -> str:
+    """The digest of what operations find at their places in one value; of a list that they change inside, but for
+    additions at its end, that is the whole value."""
+    opened: dict[Path, Any] = {(): {} if value is None else {operations[0].path[0]: value}}
+    found: list[tuple[str, str]] = []
+    seen: set[Path] = set()
+    for operation in operations:
+        path = operation.path
+        if any(path[:length] in seen for length in range(1, len(path) + 1)):
+            continue  # what was put there by one of them
+        seen.add(path)
+        holder = _container(opened, path[:-1])
+        if type(holder) is list and path[-1] == "-":
+            found.append((pointer_of(path), "end"))
+        elif type(holder) is dict:
+            there = holder.get(path[-1])
+            found.append((pointer_of(path), "none" if there is None else _digest(there)))
+        else:
+            return _digest(value or b"")
+    return _digest(msgspec.json.encode(found))
+
+
+def _container(opened: dict[Path, Any], path: Path) -> Any:
+    """The members of the container at a path, which leads through none but objects; else None."""
+    if path not in opened:
+        holder = _container(opened, path[:-1])
+        data = holder.get(path[-1], b"") if type(holder) is dict else b""
+        start = bytes(memoryview(data)[:1])
+        if start == b"[":
+            opened[path] = elements(data)
+        else:
+            opened[path] = members(data) if start == b"{" and not is_tag(bytes(data)) else None
+    return opened[path]
+
+
+def _digest(data: bytes | msgspec.Raw) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 

@@ -1,7 +1,8 @@
 """The steps of one run: numbered, found again when the run is resumed, and added up.
 
 Rules that must stay true:
-- a step is found by what it is and was given, and by how many such steps the run had before it; never by its place;
+- a step is found by what it is and was given, and by how many such steps came before it in the run or, inside of
+  another step, in the same call of that; never by its place;
 - each record answers one call only;
 - what is noted of steps of wider scope is bounded, whatever the run does; that they were found is told to the cache
   when the run ends, once for all.
@@ -42,10 +43,6 @@ class RunSteps:
         self._last = 0
         self._occurrences: dict[bytes, int] = {}
         self._recorded: dict[tuple[bytes, int], StepRecord] = {}
-        self._inside: dict[int, list[StepRecord]] = {}
-        """What was recorded inside of each step, by its number."""
-        self._taken: set[tuple[bytes, int]] = set()
-        """Calls that were made inside of steps that are answered, and so are not made again."""
         self._noted: list[Callable[[], StepRecord]] = []
         self._hits: dict[int, tuple[Storage, Counter[tuple[Place, bytes]]]] = {}
 
@@ -56,37 +53,38 @@ class RunSteps:
                 self._last = max(self._last, record.number)
                 if record.result is not None:
                     self._recorded[record.key, record.occurrence] = record
-                    if record.within:
-                        self._inside.setdefault(record.within, []).append(record)
             self.has_results = bool(self._recorded)
 
     def begin(self, key: bytes) -> tuple[int, int, StepRecord | None]:
         """A step of the run's own scope begins.
 
+        Args:
+            key: as `key_here` says it.
+
         Returns:
             its number, how many with the same key began before it, and its record from an earlier attempt.
         """
         with self._lock:
-            occurrence = self._occurrences.get(key, 0)
-            while (key, occurrence) in self._taken:
-                occurrence += 1
-            self._occurrences[key] = occurrence + 1
+            occurrence = self._count(key)
             record = self._recorded.pop((key, occurrence), None)
             if record is not None:
-                self._take_inside(record.number)
                 return record.number, occurrence, record
             self._last += 1
             return self._last, occurrence, None
 
-    def _take_inside(self, number: int) -> None:
-        """Count the calls that were made inside of a step which is answered now: others have the numbers after them."""
-        for record in self._inside.pop(number, ()):
-            self._taken.add((record.key, record.occurrence))
-            self._recorded.pop((record.key, record.occurrence), None)
-            self._take_inside(record.number)
+    def begin_wider(self, key: bytes) -> tuple[int, int]:
+        """A step of wider scope is computed: its number, and how many with the same key were computed before it."""
+        with self._lock:
+            self._last += 1
+            return self._last, self._count(key)
+
+    def _count(self, key: bytes) -> int:
+        occurrence = self._occurrences.get(key, 0)
+        self._occurrences[key] = occurrence + 1
+        return occurrence
 
     def next_number(self) -> int:
-        """The number of a step of wider scope that begins."""
+        """The number of a step that has none yet."""
         with self._lock:
             self._last += 1
             return self._last
@@ -150,6 +148,8 @@ class RunSteps:
         return tuple(record() for record in noted)
 
     def unasked(self) -> tuple[StepRecord, ...]:
-        """Records of an earlier attempt that the run did not ask for, but for those inside of ones that it did."""
+        """Records of an earlier attempt that the run did not ask for, but for those inside of other steps: these are
+        not asked for either where the step around them is answered."""
         with self._lock:
-            return tuple(sorted(self._recorded.values(), key=lambda record: record.number))
+            left = [record for record in self._recorded.values() if not record.within]
+        return tuple(sorted(left, key=lambda record: record.number))

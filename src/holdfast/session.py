@@ -412,8 +412,12 @@ class Session:
         with self._lock:
             collected = self._collected()
             operations = self._operations_between(mark, self._edited(collected))
-            change = StateChange.of(operations, lambda name: self._values.encoded(mark, name)) if operations else None
+            before = functools.partial(self._encoded_if_there, mark)
+            change = StateChange.of(operations, before) if operations else None
             return change, collected
+
+    def _encoded_if_there(self, document: StoredDocument, name: str) -> bytes | None:
+        return self._values.encoded(document, name) if name in document else None
 
     def changed_since(self, mark: StoredDocument) -> tuple[StoredDocument, bool]:
         """A mark of the live state as it is now, and whether it was changed since an earlier one."""
@@ -441,7 +445,7 @@ class Session:
         """Make a change in the live state again, in place.
 
         Raises:
-            Misplaced: what it changed inside of a list is not known to be in the same place now.
+            Misplaced: what it changed is not what it was before.
         """
         with self._lock:
             now = self.mark()

@@ -32,7 +32,7 @@ from holdfast.errors import (
     StorageUnavailable,
 )
 from holdfast.flights import Crossed, EntryLease, Flight, flights, flights_around
-from holdfast.frames import Frame, current_frame, is_parallel
+from holdfast.frames import Frame, current_frame, is_parallel, key_here
 from holdfast.recorded import Given
 from holdfast.records import Entry
 from holdfast.response import RunEvent
@@ -65,7 +65,8 @@ def in_run(asked: Asked) -> Flow:
             what="was called inside of a transaction, which is committed as a whole or not at all",
             advice="Call it before the transaction and use its value there.",
         )
-    number, occurrence, record = run.steps.begin(asked.key)
+    key = key_here(asked.key)
+    number, occurrence, record = run.steps.begin(key)
     if record is not None:
         given = decoded(asked, record.result)
         if given is not None:
@@ -77,13 +78,14 @@ def in_run(asked: Asked) -> Flow:
             return (yield from replayed(asked, given))
         number = run.steps.next_number()
     asked.tell(RunEvent.step_started)
-    frame = Frame(asked.name, number, asked.key, may_use_state=not is_parallel())
+    frame = Frame(asked.name, number, asked.key, occurrence=occurrence, may_use_state=not is_parallel())
     given, change, is_known, collected = yield from _with_changes(asked, frame)
     if is_known and asked.step.keeps(given.value):
         record = asked.record(
             number,
             occurrence,
             frame,
+            key=key,
             is_hit=False,
             seconds=asked.seconds,
             usage=asked.meter.usage,
@@ -118,9 +120,9 @@ def _repeat(asked: Asked, change: StateChange) -> None:
     except Misplaced as misplaced:
         raise StepStateError(
             step=asked.name,
-            what=f"changed places inside of a list at {misplaced} of the session state, and that list is another now",
-            advice="Nobody can tell where its changes belong: run the workflow anew; or let the step return a value, "
-            "and change the state in run().",
+            what=f"changed something at {misplaced} of the session state, which is not what it was then",
+            advice="Made again, its change could undo another: run the workflow anew. Let the step return a value, and "
+            "change the state in run(); or ask for steps that change the same place in the same order.",
         ) from None
 
 
@@ -415,7 +417,8 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     """Compute it without the session state."""
     run = asked.run
     asked.tell(RunEvent.step_started)
-    frame = Frame(asked.name, run.steps.next_number() if run is not None else 0, asked.key, may_use_state=False)
+    number, occurrence = run.steps.begin_wider(key_here(asked.key)) if run is not None else (0, 0)
+    frame = Frame(asked.name, number, asked.key, occurrence=occurrence, may_use_state=False)
     frame.flight = asked.flight
     if run is None:
         return (yield from computed(asked, frame, lease)), frame, True
