@@ -45,6 +45,7 @@ from holdfast.errors import (
 from holdfast.pieces import module_of
 from holdfast.records import RunStatus
 from holdfast.run_steps import StepWarning
+from holdfast.session import Session
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sql import SqlWorkflowStorage
@@ -1527,3 +1528,39 @@ def test_a_run_that_was_not_to_pay_does_not_when_it_is_resumed(storage: Storage)
     assert done == []
     workflow.run("a")
     assert workflow.run("a", only_if_cached=True).content == ["a"]
+
+
+def test_a_step_that_is_cancelled_while_it_is_recorded_is_recorded(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Session.changes_since
+    looking = threading.Event()
+
+    def slow(session: Session, mark: Any) -> Any:
+        looking.set()
+        time.sleep(0.2)
+        return right(session, mark)
+
+    class Cancelling(Workflow):
+        async def run(self) -> Any:
+            asked = asyncio.ensure_future(self.ask())
+            if "cancel" not in broken:
+                return await asked
+            await asyncio.to_thread(looking.wait, 20)
+            asked.cancel()
+            with suppress(asyncio.CancelledError):
+                await asked
+            raise Broken("cancelled")
+
+        @step
+        async def ask(self) -> str:
+            return str(do("ask"))
+
+    monkeypatch.setattr(Session, "changes_since", slow)
+    broken.add("cancel")
+    workflow = Cancelling(session_id="s", storage=storage)
+    with pytest.raises(Broken):
+        asyncio.run(workflow.run())
+    broken.clear()
+    assert asyncio.run(workflow.resume(workflow.run_id or "")).content == "ask"
+    assert done == ["ask"]
