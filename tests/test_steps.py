@@ -7,7 +7,7 @@ import pickle
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -572,6 +572,111 @@ def test_a_transaction_is_no_part_of_a_step_nor_a_step_of_a_transaction(storage:
     for which in ("transact", "refreshed", "around"):
         with pytest.raises(StepStateError):
             Inside(storage=storage).run(which)
+
+
+class Child(Workflow):
+    """A workflow that is run by a step of another one, and uses what is its own."""
+
+    parent: Any = None
+
+    @step
+    def first(self) -> int:
+        self.session_state["first"] = 1
+        return 1
+
+    @step
+    def second(self) -> int:
+        return 2
+
+    def run(self, how: str = "") -> int:
+        self.session_state["n"] = 1
+        with self.transaction() as state:
+            state["m"] = 2
+        self.refresh()
+        total = self.first() + sum(self.parallel(self.second, self.second))
+        if how == "state":
+            self.parent.session_state["n"] = 1
+        if how == "transaction":
+            self.parent.transaction()
+        return total
+
+
+class StreamingChild(Child):
+    def run(self, how: str = "") -> Iterator[int]:  # type: ignore[override]
+        self.session_state["n"] = 1
+        yield self.first()
+        with self.transaction() as state:
+            state["m"] = 2
+        yield 2 * self.second()
+
+
+class AsyncChild(Child):
+    async def run(self, how: str = "") -> int:  # type: ignore[override]
+        await asyncio.sleep(0)
+        return Child.run.__wrapped__(self, how)  # type: ignore[attr-defined,no-any-return]
+
+
+class Parent(Workflow):
+    children: Any = None
+
+    def child(self, name: str) -> Any:
+        storage, cls = self.children
+        return cls(session_id=name, storage=storage, parent=self)
+
+    def given(self, name: str, how: str) -> Any:
+        run = self.child(name).run(how=how)
+        if isinstance(run, Coroutine):
+            run = asyncio.run(run)
+        return run.content if isinstance(run, RunResponse) else sum(response.content for response in run)
+
+    @step
+    def of_the_run(self, name: str, how: str = "") -> Any:
+        self.session_state["parent"] = 1
+        total = self.given(name, how)
+        self.session_state["parent"] += 1
+        return total
+
+    @step(cache="workflow", depends=lambda self: None, ignore=["child"])
+    def wider(self, name: str, how: str = "") -> Any:
+        return self.given(name, how)
+
+    @step
+    def at_once(self, name: str) -> Any:
+        return self.given(name, "")
+
+    def run(self, which: str, how: str = "") -> Any:
+        if which == "parallel":
+            return self.parallel(partial(self.at_once, "a"), partial(self.at_once, "b"), partial(self.given, "c", ""))
+        return getattr(self, which)("a", how)
+
+
+@pytest.mark.parametrize("cls", [Child, StreamingChild, AsyncChild])
+@pytest.mark.parametrize("which", ["of_the_run", "wider", "parallel"])
+def test_a_run_inside_of_a_step_has_a_session_and_steps_of_its_own(
+    storage: Storage, cls: type[Child], which: str
+) -> None:
+    parent = Parent(session_id="parent", storage=storage, children=(storage, cls))
+    assert parent.run(which).content == ([5] * 3 if which == "parallel" else 5)
+    child = Workflow(session_id="a", storage=storage)
+    assert child.session_state == {"n": 1, "m": 2, "first": 1}
+    (run,) = storage.find_runs("", session_id="a")
+    steps = storage.find_steps("", "a", run.run_id, with_results=False)
+    assert {record.within for record in steps} == {0}
+    assert parent.session_state == ({"parent": 2} if which == "of_the_run" else {})
+
+
+@pytest.mark.parametrize("cls", [Child, AsyncChild])
+def test_a_run_inside_of_a_step_does_no_more_with_the_session_around_it_than_the_step_may(
+    storage: Storage, cls: type[Child]
+) -> None:
+    def parent() -> Parent:
+        return Parent(session_id="parent", storage=storage, children=(storage, cls))
+
+    for which, how in (("wider", "state"), ("wider", "transaction"), ("of_the_run", "transaction")):
+        with pytest.raises(StepStateError, match=rf"Step '{which}' uses self\."):
+            parent().run(which, how)
+    assert parent().run("of_the_run", "state").content == 5
+    assert parent().session_state == {"parent": 2, "n": 1}
 
 
 # -- code -------------------------------------------------------------------------------------------------------------

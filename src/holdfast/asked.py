@@ -132,6 +132,12 @@ class Asked:
         """What it is given, by name, but for what does not count."""
         return self.step.arguments(self.args, self.kwargs, is_method=self.is_method)
 
+    def frame(self, number: int, occurrence: int, *, may_use_state: bool) -> Frame:
+        """What tells its code that it is in this step."""
+        return Frame(
+            self.name, number, self.key, occurrence=occurrence, session=self.session, may_use_state=may_use_state
+        )
+
     @contextmanager
     def scoped(self, frame: Frame) -> Iterator[None]:
         """Around every stretch of the step's code."""

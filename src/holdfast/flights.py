@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 from holdfast import clock
-from holdfast.frames import current_frame
+from holdfast.frames import steps_around
 from holdfast.heartbeat import heartbeat
 from holdfast.records import Entry, Place
 from holdfast.storage.base import LEASE_SECONDS, Storage
@@ -202,13 +202,7 @@ class Flights:
 
 def flights_around() -> list[Flight]:
     """The executions that the code is a part of, so that they wait for what it waits for."""
-    found: list[Flight] = []
-    frame = current_frame()
-    while frame is not None:
-        if frame.flight is not None:
-            found.append(frame.flight)
-        frame = frame.outer
-    return found
+    return [frame.flight for frame in steps_around() if frame.flight is not None]
 
 
 flights = Flights()

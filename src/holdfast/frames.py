@@ -3,6 +3,8 @@
 Rules that must stay true:
 - a frame lasts for one computation of one step; what it calls, on other threads too, is inside of it;
 - what is called inside of a step is another call than the same outside of it, or in another call of that step;
+- a run inside of a step is a run as any other: what the step may not do with its own session, it does not do there
+  either, and nothing else is refused;
 - what a step may not do is refused when it is done, by whoever is asked for it, with an error that names the step;
 - of a step that worked at the same time as other code of its run it is known that it did, and beside what.
 """
@@ -22,12 +24,22 @@ from holdfast.threads import lock_for_forks
 
 _current: ContextVar[Frame | None] = ContextVar("holdfast_step", default=None)
 _is_parallel: ContextVar[bool] = ContextVar("holdfast_parallel", default=False)
+_around_run: ContextVar[_AroundRun | None] = ContextVar("holdfast_around_run", default=None)
 
 
 class Answerer(Protocol):
     """What is known here of an agent."""
 
     run_response: Any
+
+
+class _AroundRun:
+    """Where the run was called that the code is in."""
+
+    __slots__ = ("frame",)
+
+    def __init__(self, frame: Frame | None) -> None:
+        self.frame = frame
 
 
 class Frame:
@@ -38,18 +50,37 @@ class Frame:
         number: its number in the run, 0 outside of runs.
         key: what identifies it.
         occurrence: how many calls with that key came before it where it is called.
-        may_use_state: whether it may read and change the session state.
+        session: that of its workflow.
+        may_use_state: whether it may read and change the state of that.
     """
 
-    __slots__ = ("agents", "beside", "call", "flight", "key", "may_use_state", "number", "outer", "step")
+    __slots__ = (
+        "agents",
+        "beside",
+        "call",
+        "caller",
+        "flight",
+        "key",
+        "may_use_state",
+        "number",
+        "outer",
+        "session",
+        "step",
+    )
 
-    def __init__(self, step: str, number: int, key: bytes, *, occurrence: int = 0, may_use_state: bool) -> None:
+    def __init__(
+        self, step: str, number: int, key: bytes, *, occurrence: int = 0, session: object, may_use_state: bool
+    ) -> None:
         self.step = step
         self.number = number
         self.key = key
         self.call = hashlib.sha256(key_here(key) + occurrence.to_bytes(8)).digest()
         """What tells this call from all others of its run, whatever else the run does."""
+        self.session = session
         self.outer: Frame | None = _current.get()
+        """The step of the same run that it was called from."""
+        self.caller: Frame | None = next(steps_around(), None)
+        """The same, or the step that its run was called from."""
         self.may_use_state: bool = may_use_state and (self.outer is None or self.outer.may_use_state)
         self.agents: list[Answerer] = []
         """Agents that it ran, in the order in which they ended."""
@@ -71,20 +102,11 @@ class Frame:
             if _current.get() is self:
                 _current.set(before)
 
-    def is_inside(self, key: bytes) -> bool:
-        """Whether it, or a step that it was called from, is the one with this key."""
-        frame: Frame | None = self
-        while frame is not None:
-            if frame.key == key:
-                return True
-            frame = frame.outer
-        return False
-
     def is_within(self, other: Frame) -> bool:
         """Whether it is that one, or was called from it."""
         frame: Frame | None = self
         while frame is not None and frame is not other:
-            frame = frame.outer
+            frame = frame.caller
         return frame is not None
 
 
@@ -113,7 +135,7 @@ class AtWork:
         """Code of the run asks for the session state."""
         if not self._frames:
             return
-        frame = _current.get()
+        frame = next(steps_around(), None)
         with self._lock:
             for other in self._frames:
                 if frame is None:
@@ -123,8 +145,38 @@ class AtWork:
 
 
 def current_frame() -> Frame | None:
-    """The step that the code is in; None outside of steps."""
+    """The step of its run that the code is in; None outside of steps."""
     return _current.get()
+
+
+def steps_around() -> Iterator[Frame]:
+    """The steps that the code is in, from the inside: of its run, and then of the runs that this one was called from."""
+    frame, around = _current.get(), _around_run.get()
+    if frame is None and around is not None:
+        frame = around.frame
+    while frame is not None:
+        yield frame
+        frame = frame.caller
+
+
+@contextmanager
+def in_a_run() -> Iterator[None]:
+    """Around the code of a run, which is in no step of its own yet and beside none."""
+    before, around, was_parallel = _current.get(), _around_run.get(), _is_parallel.get()
+    if before is None and not was_parallel:
+        yield
+        return
+    here = _AroundRun(next(steps_around(), None))
+    _around_run.set(here)
+    _current.set(None)
+    _is_parallel.set(False)
+    try:
+        yield
+    finally:
+        if _around_run.get() is here:  # else it is closed in another context, where nothing is to be undone
+            _around_run.set(around)
+            _current.set(before)
+            _is_parallel.set(was_parallel)
 
 
 def key_here(key: bytes) -> bytes:
@@ -139,10 +191,8 @@ def key_here(key: bytes) -> bytes:
 
 def note_agent(agent: Answerer) -> None:
     """An agent has answered: every step that the code is in ran it."""
-    frame = _current.get()
-    while frame is not None:
+    for frame in steps_around():
         frame.agents.append(agent)
-        frame = frame.outer
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -164,14 +214,14 @@ def ask(agent: Answerer, question: Question, *, is_async: bool = False) -> Any:
     return answering[0](agent, question, is_async) if answering else NotImplemented
 
 
-def require_state(what: str) -> None:
-    """Refuse what a step does with the session state, if it must not touch that.
+def require_state(what: str, session: object) -> None:
+    """Refuse what a step does with the state of a session, if it must not touch that.
 
     Raises:
         StepStateError: the code is in such a step.
     """
-    frame = _current.get()
-    if frame is not None and not frame.may_use_state:
+    frame = next((frame for frame in _bound_to(session) if not frame.may_use_state), None)
+    if frame is not None:
         if is_parallel():
             raise StepStateError(
                 step=frame.step,
@@ -186,13 +236,20 @@ def require_state(what: str) -> None:
         )
 
 
-def require_no_step(what: str) -> None:
-    """Refuse what no step may do.
+def _bound_to(session: object) -> Iterator[Frame]:
+    """The steps that are asked before the code uses a session: the one of its run that it is in and, around its run,
+    those of the same session."""
+    inner = _current.get()
+    return (frame for frame in steps_around() if frame is inner or frame.session is session)
+
+
+def require_no_step(what: str, session: object) -> None:
+    """Refuse what no step may do with a session.
 
     Raises:
         StepStateError: the code is in a step.
     """
-    frame = _current.get()
+    frame = next(_bound_to(session), None)
     if frame is not None:
         raise StepStateError(
             step=frame.step,

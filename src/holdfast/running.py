@@ -36,6 +36,7 @@ from holdfast.errors import (
     UnstorableValue,
     VersionConflict,
 )
+from holdfast.frames import in_a_run
 from holdfast.heartbeat import heartbeat
 from holdfast.leases import Lease, acquiring
 from holdfast.metering import Meter, metering
@@ -142,7 +143,7 @@ class ActiveRun:
         before = current.get()
         current.set(self)
         try:
-            with metering(self._meter), controlled(self.control):
+            with metering(self._meter), controlled(self.control), in_a_run():
                 yield
         finally:
             # Not by a token: whoever closes a coroutine may do it in another context, where nothing is to be undone.

@@ -33,7 +33,7 @@ from holdfast.errors import (
     StorageUnavailable,
 )
 from holdfast.flights import Crossed, EntryLease, Flight, flights, flights_around
-from holdfast.frames import Frame, current_frame, is_parallel, key_here
+from holdfast.frames import Frame, is_parallel, key_here, steps_around
 from holdfast.recorded import Given
 from holdfast.records import Entry
 from holdfast.response import RunEvent
@@ -85,7 +85,7 @@ def in_run(asked: Asked) -> Flow:
             return (yield from replayed(asked, given))
         number = run.steps.next_number()
     asked.tell(RunEvent.step_started)
-    frame = Frame(asked.name, number, asked.key, occurrence=occurrence, may_use_state=not is_parallel())
+    frame = asked.frame(number, occurrence, may_use_state=not is_parallel())
     given, unsaved = yield from _in_turns(asked, frame, functools.partial(_recorded, asked, frame, key, occurrence))
     if unsaved is not None:
         yield from _kept(asked, given, *unsaved)
@@ -305,8 +305,7 @@ def _flown(asked: Asked) -> Flow:
 
 def _require_another(asked: Asked) -> None:
     """Refuse a step that waits for itself, be it through another storage object on the same database."""
-    frame = current_frame()
-    if frame is not None and frame.is_inside(asked.key):
+    if any(frame.key == asked.key for frame in steps_around()):
         raise StepStateError(
             step=asked.name,
             what="calls itself with the same arguments, for whose result it would wait for ever",
@@ -453,7 +452,7 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     run = asked.run
     asked.tell(RunEvent.step_started)
     number, occurrence = run.steps.begin_wider(key_here(asked.key)) if run is not None else (0, 0)
-    frame = Frame(asked.name, number, asked.key, occurrence=occurrence, may_use_state=False)
+    frame = asked.frame(number, occurrence, may_use_state=False)
     frame.flight = asked.flight
     if run is None:
         return (yield from computed(asked, frame, lease)), frame, True

@@ -159,7 +159,7 @@ class Workflow(Stepping):
             StorageError: it could not be loaded.
             StepStateError: a step that must leave it alone asks for it.
         """
-        require_state("self.session_state")
+        require_state("self.session_state", self._session)
         run = current.get()
         if run is not None and run.session is self._session:
             run.steps.at_work.state_is_used()
@@ -269,7 +269,7 @@ class Workflow(Stepping):
         >>> watching.refresh(), watching.session_state
         (1, {'n': 1})
         """
-        require_no_step("self.refresh()")
+        require_no_step("self.refresh()", self._session)
         if self._session.is_exclusive:
             return self._session.version  # nobody else can have changed anything
         self._session.refresh()
@@ -295,7 +295,7 @@ class Workflow(Stepping):
         >>> Counter().run().content
         1
         """
-        require_no_step("self.transaction()")
+        require_no_step("self.transaction()", self._session)
         active = self._active
 
         def save(releases: bool) -> Problems:
