@@ -150,7 +150,7 @@ def current_frame() -> Frame | None:
 
 
 def steps_around() -> Iterator[Frame]:
-    """The steps that the code is in, from the inside: of its run, and then of the runs that this one was called from."""
+    """The steps that the code is in, from the inside: of its run, then of the runs that this one was called from."""
     frame, around = _current.get(), _around_run.get()
     if frame is None and around is not None:
         frame = around.frame
