@@ -379,6 +379,46 @@ def test_of_steps_that_overlap_none_changes_the_state(storage: Storage, how: str
     assert storage.find_steps("", "s", workflow.run_id, with_results=True) == ()
 
 
+class Watched(Workflow):
+    """A thread that nobody told of the run looks at the state, or changes it, while a step is computed."""
+
+    @step
+    def fetch(self, *, changes: bool) -> str:
+        if changes:
+            self.session_state["fetched"] = 1
+        self.fetching.set()
+        self.met.wait(20)
+        return str(do("fetch"))
+
+    def run(self, what: str, *, changes: bool) -> str:
+        self.session_state["log"] = []
+        self.fetching, self.met = threading.Event(), threading.Event()
+
+        def beside() -> None:
+            self.fetching.wait(20)
+            log = self.session_state["log"]
+            if what == "change":
+                log.append("beside")
+            self.met.set()
+
+        thread = threading.Thread(target=beside)
+        thread.start()
+        try:
+            return self.fetch(changes=changes)
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize(("what", "changes"), [("look", False), ("look", True), ("change", False), ("change", True)])
+def test_a_thread_without_the_context_of_the_run_is_beside_its_steps_as_well(what: str, changes: bool) -> None:
+    workflow = Watched(session_id="s", storage=MemoryStorage())
+    if (what, changes) == ("look", False):
+        assert workflow.run(what, changes=changes).content == "fetch"
+        return
+    with pytest.raises(StepStateError, match=r"beside a thread without .*nobody can tell by whom"):
+        workflow.run(what, changes=changes)
+
+
 @pytest.mark.parametrize("cls", [Reading, ReadingLater])
 @pytest.mark.parametrize(("step_changes", "reader_changes"), [(False, True), (True, False), (False, False)])
 def test_what_the_reader_of_a_stream_changed_is_not_taken_for_what_the_step_did(
@@ -944,6 +984,30 @@ def test_what_others_changed_meanwhile_stays(storage: Storage) -> None:
         # The list is another one now, and the step had changed an element of it.
         Listing(session_id="s", storage=storage).resume(run_id)
     assert stored(storage) == {"items": ["mine", "first", "theirs"], "other": 2}
+
+
+class Collecting(Workflow):
+    @step
+    def collect(self, out: Any, what: str) -> None:
+        if out is not None:
+            out.append(what)
+
+    def run(self, how: str) -> None:
+        if how == "state":
+            self.collect(self.session_state.setdefault("out", []), "a")
+        elif how == "local":
+            self.collect([], "a")
+        else:
+            self.collect(None, "a")
+
+
+def test_a_change_of_an_argument_that_no_record_makes_again_is_warned_about(storage: Storage) -> None:
+    with pytest.warns(StepWarning, match="'collect' has changed its argument 'out'"):
+        Collecting(storage=storage).run("local")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StepWarning)
+        Collecting(storage=storage).run("state")
+        Collecting(storage=storage).run("none")
 
 
 class Ordered(Workflow):

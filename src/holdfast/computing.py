@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.asked import Asked, warn
+from holdfast.canonical import digest_or_none
 from holdfast.drivers import (
     Abandoned,
     Advance,
@@ -189,6 +190,19 @@ def changed(asked: Asked) -> tuple[StateChange | None, bool, Collected]:
         "stream first."
     )
     return None, False, collected
+
+
+def look_at_arguments(asked: Asked) -> None:
+    """Warn of an argument that was changed while the step worked, for that is not made again when it is answered."""
+    if asked.step.agent is not None or (asked.turns is not None and asked.turns.have_begun):
+        return  # an agent changes none, and during a stream its reader may have
+    for name, value in asked.arguments().items():
+        told = asked.told.get(f"argument {name}") if type(value) in (list, dict, set) else None
+        if told is not None and digest_or_none(value) != told:
+            warn(
+                f"Step {asked.name!r} has changed its argument {name!r}. When the run is resumed and the step is "
+                "answered, that is not done again: let it return what it collects."
+            )
 
 
 def require_own(asked: Asked, frame: Frame) -> None:

@@ -131,15 +131,20 @@ class AtWork:
             if frame in self._frames:
                 self._frames.remove(frame)
 
-    def state_is_used(self) -> None:
-        """Code of the run asks for the session state."""
+    def state_is_used(self, *, is_known: bool) -> None:
+        """Code of the run asks for the session state.
+
+        Args:
+            is_known: whether its thread knows of the run, and so of the step that it is in.
+        """
         if not self._frames:
             return
         frame = next(steps_around(), None)
+        outside = "run()" if is_known else "a thread without the context of the run"
         with self._lock:
             for other in self._frames:
                 if frame is None:
-                    other.beside = "run()"
+                    other.beside = outside
                 elif not frame.is_within(other):
                     other.beside = f"step {frame.step!r}"
 
@@ -237,8 +242,8 @@ def require_state(what: str, session: object) -> None:
 
 
 def _bound_to(session: object) -> Iterator[Frame]:
-    """The steps that are asked before the code uses a session: the one of its run that it is in and, around its run,
-    those of the same session."""
+    """The steps that decide whether the code may use a session: the one that it is in, and those of that session that
+    its run was called from."""
     inner = _current.get()
     return (frame for frame in steps_around() if frame is inner or frame.session is session)
 

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 from holdfast import clock
 from holdfast.asked import Asked, decoded, encoded, replayed, restore_agents, warn
 from holdfast.caching import ALL, allowed
-from holdfast.computing import changed, computed, require_own
+from holdfast.computing import changed, computed, look_at_arguments, require_own
 from holdfast.drivers import Flow, Pause, Store, Wait
 from holdfast.errors import (
     CacheMiss,
@@ -118,6 +118,8 @@ def _recorded(asked: Asked, frame: Frame, key: bytes, occurrence: int, given: Gi
         require_own(asked, frame)
     if not is_known or not asked.step.keeps(given.value):
         return None
+    if change is None:  # else it may be a part of the session state, whose changes are made again
+        look_at_arguments(asked)
     record = asked.record(
         frame.number,
         occurrence,

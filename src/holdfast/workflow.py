@@ -160,9 +160,9 @@ class Workflow(Stepping):
             StepStateError: a step that must leave it alone asks for it.
         """
         require_state("self.session_state", self._session)
-        run = current.get()
-        if run is not None and run.session is self._session:
-            run.steps.at_work.state_is_used()
+        run = self._active
+        if run is not None:
+            run.steps.at_work.state_is_used(is_known=current.get() is not None)
         return self._session.state
 
     @session_state.setter
