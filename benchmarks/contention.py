@@ -36,6 +36,18 @@ sys.path.insert(0, str(HERE.parent / "tests"))  # for the server
 PATIENCE = 120.0
 """Seconds that one answer of a worker may take."""
 
+QUIET = {
+    "AGNO_TELEMETRY": "false",
+    "DO_NOT_TRACK": "1",
+    "HAMILTON_TELEMETRY_ENABLED": "false",
+    "LANGSMITH_TRACING": "false",
+    "OPENAI_AGENTS_DISABLE_TRACING": "1",
+    "OTEL_SDK_DISABLED": "true",
+    "PHI_MONITORING": "false",
+    "PHI_TELEMETRY": "false",
+}
+"""So that no contestant calls home."""
+
 SERVER_SETTINGS = ("shared_buffers=128MB", "max_connections=120")
 
 
@@ -61,13 +73,13 @@ CONTESTANTS = (
     Contestant(report.FLOOR, "floor", "PostgresInserts", ("PostgreSQL",), packages=("psycopg",)),
     Contestant("raw insert, autocommit", "floor", "AutocommittedPostgresInserts", ("PostgreSQL",)),
     Contestant(report.COMMIT, "holdfast", "Commits", _ALL),
-    Contestant(report.APPEND, "holdfast", "Appends", _ALL, packages=("holdfast",)),
+    Contestant(report.APPEND, "holdfast", "Runs", _ALL, packages=("holdfast",)),
     Contestant(report.TRANSACTION, "holdfast", "Transactions", _ALL),
-    Contestant("Agno: append", "agno", "Appends", _DURABLE, "agno", ("agno", "sqlalchemy", "psycopg")),
+    Contestant("Agno: append", "agno", "Runs", _DURABLE, "agno", ("agno", "sqlalchemy", "psycopg")),
     Contestant(
         "LangGraph: append",
         "langgraph",
-        "Appends",
+        "Runs",
         _DURABLE,
         "langgraph",
         ("langgraph", "langgraph-checkpoint-sqlite", "langgraph-checkpoint-postgres", "psycopg"),
@@ -92,14 +104,14 @@ QUICK = Extent((1, 8), (report.HOT, report.OWN), 1, {report.HOT: 0.8, report.OWN
 class Process:
     """A worker, as the driver sees it."""
 
-    def __init__(self, python: Path, log: Any) -> None:
+    def __init__(self, python: Path, log: Any, number: int = 0, script: str = "contention_worker.py") -> None:
         self.worker = subprocess.Popen(
-            [str(python), str(HERE / "contention_worker.py")],
+            [str(python), str(HERE / script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env={**os.environ, "AGNO_TELEMETRY": "false", "LANGSMITH_TRACING": "false"},
+            env={**os.environ, **QUIET, "PYTHONPATH": str(HERE.parent / "src"), "DBOS__VMID": f"process-{number}"},
         )
 
     def ask(self, method: str, **arguments: Any) -> None:
@@ -122,8 +134,12 @@ class Process:
         return json.loads(line)
 
     def close(self) -> None:
-        """End it."""
-        self.worker.communicate()
+        """Let it end, and do not wait for long."""
+        try:
+            self.worker.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.worker.kill()
+            self.worker.communicate()
 
 
 def together(processes: Sequence[Process], method: str, each: Sequence[dict[str, Any]], **same: Any) -> list[Any]:
@@ -182,7 +198,7 @@ class Stage:
         self.workers: dict[str, list[Process]] = {}
         for name in {contestant.environment: None for contestant in contestants}:
             python = setup.environment(name) if name else Path(sys.executable)
-            self.workers[name] = [Process(python, log) for _ in range(processes)]
+            self.workers[name] = [Process(python, log, number) for number in range(processes)]
 
     def versions(self) -> dict[str, dict[str, str]]:
         """Of each environment."""

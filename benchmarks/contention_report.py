@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from measure import machine
+from measure import machine, markdown
 
 HOT, OWN, MANY = "one hot session", "a session for each process", "100 sessions at random"
 WORKLOADS = (HOT, OWN, MANY)
@@ -170,7 +170,7 @@ def _goals(cells: Sequence[Cell]) -> str:
         *_waits(cells, counts, HOT, "SQLite FULL"),
         ["everything that Holdfast acknowledged was kept, once", *[_kept_by_us(cells, count) for count in counts]],
     ]
-    return "## Goals\n\n" + _table(["processes", *map(str, counts)], rows)
+    return "## Goals\n\n" + markdown(["processes", *map(str, counts)], rows)
 
 
 def _found(cells: Iterable[Cell], name: str, *setting: object) -> Cell | None:
@@ -217,7 +217,7 @@ def _cells(cells: Sequence[Cell]) -> str:
     for name in dict.fromkeys(cell.name for cell in cells):
         errors = sum((cell.errors for cell in cells if cell.name == name), Counter[str]())
         notes |= dict.fromkeys(f"- {name}: {times} times `{error}`" for error, times in errors.most_common(3))
-    return "\n\n".join(filter(None, [_table(head, rows), "\n".join(notes)]))
+    return "\n\n".join(filter(None, [markdown(head, rows), "\n".join(notes)]))
 
 
 def _row(cell: Cell, floor: Cell | None) -> list[str]:
@@ -236,11 +236,6 @@ def _row(cell: Cell, floor: Cell | None) -> list[str]:
         str(cell.errors.total()),
         f"{max(one.longest for one in cell.rounds):,}",
     ]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def file_system(folder: Path) -> str:

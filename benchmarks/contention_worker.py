@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from importlib import metadata
 from typing import Any
 
@@ -25,18 +26,30 @@ TEXT = 150
 """Characters of the text in an item, which has about 200 bytes as JSON."""
 
 
+def version(package: str) -> str:
+    """Of a package, installed or, as Holdfast itself, only on the path."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return str(importlib.import_module(package).__version__)
+
+
 class Worker:
     """The contestant that is open in this process, and what it did."""
 
     def __init__(self) -> None:
         self.contestant: Any = None
         self.random = random.Random()
-        self.text = "".join(self.random.choices("abcdefghijklmnopqrstuvwxyz     ", k=100_000))
+
+    @cached_property
+    def text(self) -> str:
+        """Where the texts of items are taken from."""
+        return "".join(self.random.choices("abcdefghijklmnopqrstuvwxyz     ", k=100_000))
 
     def versions(self, packages: list[str]) -> dict[str, str]:
         """Of Python, SQLite and some packages."""
         found = {"Python": sys.version.split()[0], "SQLite": sqlite3.sqlite_version}
-        return found | {name: metadata.version(name) for name in packages}
+        return found | {name: version(name) for name in packages}
 
     def open(self, module: str, kind: str, target: list[str], process: int, number: int) -> str | None:
         """Open the contestant and let it do one thing; the reason if it cannot."""
@@ -96,12 +109,11 @@ class Worker:
         return {"id": name, "text": self.text[start : start + TEXT]}
 
 
-def serve() -> None:
+def serve(worker: Worker) -> None:
     """Do what is asked until the pipe is closed."""
     warnings.filterwarnings("ignore")
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    worker = Worker()
     for line in sys.stdin:
         name, arguments = json.loads(line)
         method: Callable[..., Any] = getattr(worker, name)
@@ -109,4 +121,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(Worker())

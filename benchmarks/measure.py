@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sqlite3
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,6 +21,11 @@ def bytes_written() -> int:
             return int(dict(line.split(": ") for line in lines)["wchar"])
     except OSError:
         return 0
+
+
+def folder_size(folder: Path) -> int:
+    """Of all files in a folder, in bytes."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,14 @@ class Cost:
         return sum(self.cpu[part]) / len(self.cpu[part])
 
 
-def cost_of(calls: list[Callable[[], Any]]) -> Cost:
-    """Make each call once and measure it; CPU is of all threads of the process."""
+def cost_of(calls: Iterable[Callable[[], Any]], seconds: float = math.inf) -> Cost:
+    """Make each call once and measure it, until the time is up; CPU is of all threads of the process."""
     wall, cpu = [], []
-    before = bytes_written()
+    before, began = bytes_written(), time.perf_counter()
     for call in calls:
         wall_begin, cpu_begin = time.perf_counter(), time.process_time()
+        if wall_begin - began > seconds:
+            break
         call()
         cpu.append((time.process_time() - cpu_begin) * 1e3)
         wall.append((time.perf_counter() - wall_begin) * 1e3)
@@ -58,16 +66,17 @@ def machine() -> str:
     )
 
 
-def spread(values: list[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """The median, with the least and the greatest."""
-    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+    return f"{median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
-def table(title: str, head: list[str], rows: list[list[str]]) -> None:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table in Markdown."""
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(head) + " |")
-    print("|" + "---|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    sys.stdout.flush()
+    print(f"\n### {title}\n\n{markdown(head, rows)}", flush=True)

@@ -99,6 +99,26 @@ def _growth(figures: dict[str, Any]) -> list[str]:
     ]
 
 
+def large_list() -> None:
+    rows = []
+    for posts in (1000, 5000):
+        for dated in (False, True):
+            with tempfile.TemporaryDirectory() as folder:
+                figures = work("large_list", folder, posts=posts, dated=dated)
+            cpu = figures["cpu"]
+            rows.append(
+                [
+                    f"{posts:,}, {'datetime in each' if dated else 'plain'}",
+                    *(spread(cpu[job]) for job in ("append", "leaf", "search", "read")),
+                    spread(cpu["plain search"], 3),
+                    spread(cpu["encode"]),
+                    f"{figures['written']['append'] / 1e3:.0f}",
+                ]
+            )
+    head = ["posts", "append", "one leaf", "search", "small key read", "plain search", "encoding it", "append, kB"]
+    table("Runs on a list of posts of 2 kB, each by a new object, CPU ms (4 blocks of 40)", head, rows)
+
+
 def large_state() -> None:
     rows = []
     for many in (False, True):
@@ -132,5 +152,6 @@ if __name__ == "__main__":
     start_up()
     small_run()
     growing_list()
+    large_list()
     large_state()
     refusals()

@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from contestants import Target, caches, computed
 from floor import RawInserts
 from keys import messages
 from measure import machine, spread, table
@@ -134,30 +135,9 @@ def sqlite_storage() -> Iterator[tuple[SqlWorkflowStorage, Path]]:
 # -- the peers ------------------------------------------------------------------------------------------------------
 
 
-def disk_cache(folder: Path) -> Callable[[str], str] | None:
-    """A function with the cache of diskcache, as its tutorial says."""
-    if not find_spec("diskcache"):
-        return None
-    cache = import_module("diskcache").Cache(str(folder / "diskcache"))
-    found: Callable[[str], str] = cache.memoize()(computed)
-    return found
-
-
-def joblib_memory(folder: Path) -> Callable[[str], str] | None:
-    """A function with the cache of joblib, as its user guide says."""
-    if not find_spec("joblib"):
-        return None
-    found: Callable[[str], str] = import_module("joblib").Memory(str(folder / "joblib"), verbose=0).cache(computed)
-    return found
-
-
-def computed(topic: str) -> str:
-    return topic[:0] + "x" * 1_000
-
-
 def peers(folder: Path) -> dict[str, Callable[[str], str]]:
-    made = {"`diskcache`": disk_cache(folder), "`joblib.Memory`": joblib_memory(folder)}
-    return {name: cached for name, cached in made.items() if cached is not None}
+    """A function with each cache that is installed."""
+    return {name: kind(Target("sqlite", str(folder / "peers"))).function for name, kind in caches.INSTALLED.items()}
 
 
 # -- the parts ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import random
 import sys
 import tempfile
 import time
@@ -13,23 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from floor import RawInserts
-from measure import Cost, cost_of
+from measure import Cost, cost_of, folder_size
+from posts import text
 
 from holdfast import SqlWorkflowStorage, Workflow
 from holdfast.errors import UnstorableValue
 
 SHORT, LONG = "a post was written.."[:20], "the post itself"
-_random = random.Random(7)
-_WORDS = " ".join(
-    "".join(_random.choices("abcdefghijklmnopqrstuvwxyz", k=_random.randint(2, 9))) for _ in range(30_000)
-)
 
 
 def post(number: int, *, dated: bool) -> dict[str, Any]:
     """About 2 kB, no two alike; with a datetime, which plain JSON cannot say, if `dated`."""
-    start = (number * 7919) % (len(_WORDS) - 2100)
-    made: dict[str, Any] = {"topic": f"topic-{number}", "blog_post": _WORDS[start : start + 1940]}
+    made: dict[str, Any] = {"topic": f"topic-{number}", "blog_post": text(number)}
     if dated:
         made["written"] = dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + dt.timedelta(minutes=number)
     return made
@@ -84,7 +80,7 @@ def growth(cost: Cost, folder: Path) -> dict[str, Any]:
         "early": cost.mean_cpu(slice(0, 50)),
         "late": cost.mean_cpu(slice(-50, None)),
         "late_wall": cost.median_wall(slice(-50, None)),
-        "database": sum(file.stat().st_size for file in folder.iterdir()),
+        "database": folder_size(folder),
     }
 
 
@@ -126,6 +122,69 @@ def large_state_cold(folder: Path) -> dict[str, Any]:
     Setting(session_id="warm-up", storage=storage).run("counter", 1)
     cost = cost_of([lambda: Setting(session_id="s", storage=storage).run("counter", int(time.time()))])
     return {"wall": cost.wall[0], "cpu": cost.cpu[0], "written": cost.written}
+
+
+class Searching(Workflow):
+    def run(self, topic: str) -> str:
+        return found_in(self.session_state["posts"], topic)
+
+
+class Changing(Workflow):
+    def run(self, place: int, text: str) -> str:
+        self.session_state["posts"][place]["topic"] = text
+        return SHORT
+
+
+class Reading(Workflow):
+    def run(self) -> int:
+        return int(self.session_state["counter"])
+
+
+def found_in(posts: list[dict[str, Any]], topic: str) -> str:
+    """The search that the README does, one post after the other."""
+    return next(post["blog_post"][:20] for post in posts if post["topic"] == topic)
+
+
+def large_list(folder: Path, posts: int, dated: bool, runs: int = 40) -> dict[str, Any]:
+    """What runs cost on a list of so many posts of 2 kB: CPU, each by a new Workflow object.
+
+    Beside them two floors: encoding the list once, and the same search in a plain list.
+    """
+    storage = SqlWorkflowStorage(db_file=folder / "ours.db")
+    plain = [post(number, dated=dated) for number in range(posts)]
+    for number in range(posts):
+        if number % 1000 == 0:
+            Filling(session_id="s", storage=storage).run(plain[number : number + 1000])
+    Setting(session_id="s", storage=storage).run("counter", 1)
+    topic = plain[-1]["topic"]
+    jobs: dict[str, Callable[[int], Any]] = {
+        "append": lambda n: Appending(session_id="s", storage=storage).run(posts + n, dated, False),
+        "leaf": lambda n: Changing(session_id="s", storage=storage).run(n * 997 % posts, f"topic {n}"),
+        "search": lambda _: Searching(session_id="s", storage=storage).run(topic),
+        "read": lambda _: Reading(session_id="s", storage=storage).run(),
+        "plain search": lambda _: found_in(plain, topic),
+        "encode": lambda _: json_encoded(plain),
+    }
+    costs: dict[str, list[float]] = {name: [] for name in jobs}
+    written = dict.fromkeys(jobs, 0.0)
+    for job in jobs.values():
+        job(0)
+    for block in range(4):
+        for name, job in jobs.items():
+            cost = cost_of([partial(job, block * runs + number + 1) for number in range(runs)])
+            costs[name].append(cost.mean_cpu())
+            written[name] += cost.written / (4 * runs)
+    return {"cpu": costs, "written": written}
+
+
+class Filling(Workflow):
+    def run(self, posts: list[dict[str, Any]]) -> str:
+        self.session_state.setdefault("posts", []).extend(dict(post) for post in posts)
+        return SHORT
+
+
+def json_encoded(value: Any) -> bytes:
+    return msgspec.json.encode(value)
 
 
 def nested(depth: int, width: int = 1) -> Any:
@@ -180,7 +239,7 @@ def refusals(folder: Path, times: int = 3) -> dict[str, Any]:
 
 WORKLOADS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (small_run, growing_list, growing_floor, large_state, large_state_cold, refusals)
+    for function in (small_run, growing_list, growing_floor, large_list, large_state, large_state_cold, refusals)
 }
 
 if __name__ == "__main__":

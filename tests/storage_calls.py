@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import fields, replace
 
 from holdfast.records import Change, Claim, Commit, Known, Place, Run, SessionInfo, Snapshot
 from holdfast.storage.base import StepCache, Storage

@@ -245,6 +245,35 @@ def test_the_validators_of_an_output_type_count() -> None:
     assert differing(parts(made(output_type=local(1))), parts(made(output_type=local(2)))) == {"output type"}
 
 
+def test_the_validators_that_an_output_type_inherits_count() -> None:
+    def local(limit: int) -> Any:
+        if limit == 1:
+
+            class Base(BaseModel):
+                field: str
+
+                @field_validator("field")
+                @classmethod
+                def short(cls, value: str) -> str:
+                    return value[:1]
+        else:
+
+            class Base(BaseModel):  # type: ignore[no-redef]
+                field: str
+
+                @field_validator("field")
+                @classmethod
+                def short(cls, value: str) -> str:
+                    return value[:2]
+
+        class Answer(Base):
+            pass
+
+        return Answer
+
+    assert differing(parts(made(output_type=local(1))), parts(made(output_type=local(2)))) == {"output type"}
+
+
 def test_the_code_of_tools_and_their_helpers_counts() -> None:
     def tool_with(prefix: str) -> Callable[[str], str]:
         def look(query: str) -> str:

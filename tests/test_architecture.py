@@ -103,6 +103,7 @@ LAYERS = [
     "holdfast.methods",
     "holdfast.fingerprint",
     "holdfast.imports",
+    "holdfast.decorators",
     "holdfast.sources",
     "holdfast.witness",
     "holdfast.canonical",

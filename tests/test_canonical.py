@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import time
+import types
 import uuid
 import zoneinfo
 from collections.abc import Callable
@@ -352,6 +353,87 @@ def test_another_process_with_another_hash_seed_and_order_finds_the_same_digests
         )
     assert len(found) == 1
     assert len(set(json.loads(found.pop()))) == 10  # a set and a frozenset of the same are one
+
+
+MODELS = """
+import dataclasses, enum, functools
+from typing import Annotated, Callable, Literal
+from pydantic import BaseModel, Field
+from holdfast import Agent
+from holdfast.agent_identity import agent_parts
+from holdfast.canonical import digest
+from holdfast.fingerprint import code_parts
+
+class Colour(enum.Enum):
+    RED = 1
+
+class Item(BaseModel):
+    url: str
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+class Child(Item):
+    size: int = 3
+
+def made():
+    @dataclasses.dataclass
+    class Local:
+        a: Annotated[str, frozenset({"x", "y", "z", "w"})]
+        b: list[Item] | None
+        c: Annotated[Item, {"x", "y", "z", print}]
+        d: Callable[[Item, Literal["r"]], int]
+        e: Annotated[int, Field(json_schema_extra={"a": {"x", "y", "z", "w", print}})]
+    return Local
+
+def step():
+    return Child
+
+def show():
+    values = [Colour.RED, Item(url="x"), Point(1), Item, made()("1", None, Item(url="x"), None, 1)]
+    agent = Agent("offline", output_type=Item | Child)
+    parts = code_parts(step) | agent_parts(agent, "agent")
+    print([digest(value, "x", "s").hex()[:8] for value in values], {key: parts[key].hex()[:8] for key in sorted(parts)})
+
+if __name__ == "__main__":
+    show()
+"""
+
+
+def test_a_class_of_a_script_is_the_same_when_it_is_imported_and_with_every_hash_seed(tmp_path: pathlib.Path) -> None:
+    for folder in (tmp_path, package := tmp_path / "pack"):
+        folder.mkdir(exist_ok=True)
+        (folder / "models.py").write_text(MODELS)
+    (package / "__init__.py").touch()
+
+    def shown(seed: int, *words: str) -> str:
+        return subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    ways = [("models.py",), ("-m", "models"), ("-c", "import models; models.show()"), ("models.py",)]
+    assert len({shown(seed, *words) for seed, words in enumerate(ways)}) == 1
+    ways = [("-m", "pack.models"), ("-c", "import pack.models; pack.models.show()")]
+    assert len({shown(seed, *words) for seed, words in enumerate(ways)}) == 1
+
+
+def test_a_class_of_a_script_is_the_same_in_the_processes_that_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(name: str) -> bytes:
+        module = types.ModuleType(name)
+        module.__file__ = "/somewhere/script.py"
+        monkeypatch.setitem(sys.modules, name, module)
+        exec("class Item: ...", vars(module))
+        found = digest(vars(module)["Item"])
+        monkeypatch.undo()
+        return found
+
+    assert told("__main__") == told("__mp_main__") == told("script") != told("other")
 
 
 def test_a_digest_stays_what_it_is_from_release_to_release() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 import postgres
 from cli import as_json, blog, calls, holdfast, ok
@@ -370,8 +372,13 @@ class TestPlanning:
         storage = MemoryStorage()
         Priced(storage=storage).run("tides")
         found = planned(storage)
-        unknown = [each for each in found.steps if each.record.name == "helper"]
-        object.__setattr__(unknown[0].record, "usage", Usage(cost=None))
+        steps = [
+            replace(each, record=structs.replace(each.record, usage=Usage(cost=None)))
+            if each.record.name == "helper"
+            else each
+            for each in found.steps
+        ]
+        found = replace(found, steps=tuple(steps))
         assert found.cost("hit").usage.cost is None
         assert found.cost("miss").usage.cost == 0.0
 

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import postgres
 from cli import as_json, blog, calls, holdfast, ok, process
@@ -35,6 +35,48 @@ def failed(*words: str) -> str:
     return run_id
 
 
+SCRIPT = """
+from pydantic import BaseModel
+
+from holdfast import SqlWorkflowStorage, Workflow, step
+
+
+class Book(BaseModel):
+    title: str
+
+
+class Books(Workflow):
+    @step
+    def search(self, title: str) -> Book:
+        print("search")
+        return Book(title=title)
+
+    @step
+    def fetch(self, book: Book) -> str:
+        print("fetch")
+        return book.title
+
+    @step(cache="workflow")
+    def keep(self, book: Book) -> Book:
+        print("keep")
+        return Book(title=book.title)
+
+    def run(self, title: str) -> str:
+        text = self.fetch(self.keep(self.search(title)))
+        if __name__ == "__main__":
+            raise RuntimeError
+        return text
+
+
+if __name__ == "__main__":
+    books = Books(storage=SqlWorkflowStorage(db_file="books.db"))
+    try:
+        books.run(title="tides")
+    except RuntimeError:
+        print(books.run_id)
+"""
+
+
 class TestResume:
     def test_a_failed_run_goes_on_and_computes_nothing_again(self) -> None:
         run_id = failed("--session-id", "s", "--user-id", "ann")
@@ -51,6 +93,14 @@ class TestResume:
         text = ok("runs", "show", run_id[:10])
         assert "attempt:      2" in text
         assert "cost:         spent $0 · saved $0 and " in text
+
+    def test_a_run_that_a_script_started_finds_steps_that_were_given_its_classes(self) -> None:
+        Path("books.py").write_text(SCRIPT, encoding="utf-8")
+        first = subprocess.run([sys.executable, "books.py"], capture_output=True, text=True, check=True)
+        *done, run_id = first.stdout.split()
+        assert done == ["search", "keep", "fetch"]
+        result = holdfast("runs", "resume", run_id, "books.py:Books", "--db", "books.db")
+        assert (result.exit_code, result.stdout) == (0, "tides\n")
 
     def test_without_a_target_the_class_is_looked_for_in_this_folder(self) -> None:
         run_id = failed()
@@ -149,10 +199,11 @@ class TestResume:
         run_id = failed("--session-id", "s")
         Path("mended").touch()
         ok("run", "blog.py:Blog", "--topic", "moon", "--session-id", "s")
+        other = as_json("runs", "list")[0]["run_id"]
         before = as_json("runs", "show", run_id), as_json("sessions", "show", "s")["state"]
         result = holdfast("runs", "resume", run_id)
         assert result.exit_code == 5
-        assert "cannot be resumed: another run has changed /topics since" in result.stderr
+        assert f"cannot be resumed: run '{other}' (version 2) changed /topics since" in result.stderr
         assert "failed; holdfast runs show" not in result.stderr
         assert before == (as_json("runs", "show", run_id), as_json("sessions", "show", "s")["state"])
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from cli import Plain, as_json, holdfast, keep, ok
 from holdfast import clock

@@ -8,11 +8,11 @@ import random
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cli import Plain, keep
 from holdfast import copying, errors

@@ -20,10 +20,12 @@ from typing import Any
 import pytest
 
 from holdfast import Agent, Workflow, sources
+from holdfast.agent_identity import agents_in
 from holdfast.errors import StepKeyError
 from holdfast.fingerprint import code_parts, is_foreign
 from holdfast.imports import imports_of
 from holdfast.methods import SelfUse, method_parts, self_use
+from holdfast.witness import Witness
 
 HELPERS = '''
 """Helpers of the steps."""
@@ -542,6 +544,105 @@ def test_what_constants_count() -> None:
     assert set(code_parts(step)) == {"code of `step`", *(f"constant `{name}`" for name in counted)}
 
 
+MIXED = """
+    import dataclasses
+    import types
+    from holdfast import Agent
+    def clean(text):
+        return text
+    def trim(text):
+        return text[:1]
+    @dataclasses.dataclass
+    class Config:
+        limit: int
+        clean: object
+    def step(text):
+        return CONFIG, text
+    writer = Agent("offline", instructions="Write.")
+    CONFIG = """
+
+
+@pytest.mark.parametrize(
+    ("written", "edits"),
+    [
+        ('{"limit": 3, "clean": clean}', ["3", "clean}", '"limit"']),
+        ('{"limit": 3, 1: clean, (1, 2): trim}', ["3", "clean,", "trim", "1, 2"]),
+        ('{"a": [clean, {"b": (3, trim)}]}', ["clean", "3", "trim"]),
+        ("{clean, trim, 3, frozenset({5, len})}", ["clean", "trim", "3", "5"]),
+        ("{clean: 3, trim: 4}", ["clean", "3", "4"]),
+        ("Config(3, clean)", ["3", "clean"]),
+        ('types.MappingProxyType({"limit": 3, "clean": [clean]})', ["3", "[clean"]),
+        ('[writer, 3, {"a": {writer}}]', ["3", "Write."]),
+    ],
+)
+def test_a_constant_that_holds_code_counts_by_its_code_and_all_else_by_its_value(
+    module: Callable[..., Any], written: str, edits: list[str]
+) -> None:
+    def told(text: str) -> dict[str, bytes]:
+        return code_parts(module(text).step, special=agents_in("step"))
+
+    text = MIXED + written
+    parts = told(text)
+    assert told(text) == parts
+    for old in edits:
+        start, _, end = text.rpartition(old)
+        new = old.replace("3", "7").replace("4", "8").replace("clean", "print").replace("trim", "print")
+        new = new.replace("1, 2", "1, 3").replace("limit", "size").replace("5", "6").replace("Write", "Draw")
+        assert told(start + new + end) != parts, old
+    edited = [text.replace(f"return text{end}\n", f"return text{end} + 1\n") for end in ("", "[:1]")]
+    for name, other in zip(("clean", "trim"), edited, strict=True):
+        assert (told(other) != parts) == (name in written)
+
+
+def test_a_constant_that_holds_code_is_seen_to_change_and_its_order_is_none() -> None:
+    def helper(text: str) -> str:
+        return text
+
+    def other(text: str) -> str:
+        return text * 2
+
+    config: dict[Any, Any] = {"limit": 3, "of": {helper, 1}, helper: 2, "lock": threading.Lock()}
+    step = from_text("def step(): return CONFIG", CONFIG=config)
+    witness = Witness()
+    first = code_parts(step, witness=witness)
+    assert witness.holds()
+    again = dict(reversed(config.items()))
+    assert code_parts(from_text("def step(): return CONFIG", CONFIG=again)) == first
+    for change in (
+        lambda: config.update(limit=4),
+        lambda: config["of"].add(other),
+        lambda: config.update({other: 2}),
+        lambda: config.update({helper: 5}),
+    ):
+        change()
+        assert not witness.holds()
+        witness = Witness()
+        assert first != (first := code_parts(step, witness=witness))
+        assert witness.holds()
+    holds_itself: list[Any] = [print]
+    holds_itself.append(holds_itself)
+    assert code_parts(from_text("def step(): return LOOP", LOOP=holds_itself)).keys() == {"code of `step`"}
+
+
+def test_a_constant_that_holds_code_is_the_same_with_every_hash_seed(tmp_path: Path) -> None:
+    text = textwrap.dedent(MIXED) + '{clean: "a", trim: {"b", "c", clean}, "d": {"e", writer}}\n'
+    text += "from holdfast.agent_identity import agents_in\nfrom holdfast.fingerprint import code_parts\n"
+    text += 'parts = code_parts(step, special=agents_in("x"))\nprint({k: parts[k].hex() for k in sorted(parts)})'
+    (tmp_path / "mixed.py").write_text(text)
+    found = {
+        subprocess.run(
+            [sys.executable, "mixed.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(found) == 1
+
+
 def test_a_class_without_source_counts_by_its_methods_and_values() -> None:
     texts = [
         *("x = 1", "x = 2", "x: int = 1", "x: float = 1", "y = 1", "def f(self): return 1", "def f(self): return 2"),
@@ -574,6 +675,63 @@ def test_enums_and_models_of_the_user_count_as_code(module: Callable[..., Any]) 
         assert {name for name in first if first[name] != after[name]} == {f"code of helper `{label}`"}
 
 
+INHERITING = """
+    import enum
+    class Deep:
+        LIMIT = 3
+    class Base(Deep):
+        def cut(self, text):
+            return text[:5]
+    class Conf(Base):
+        pass
+    class Own(Base):
+        LIMITS = [7]
+        def named(self, text):
+            return text[:Conf.LIMIT]
+        def around(self, text):
+            return __class__.LIMITS, __class__.cut, __class__.LIMIT
+        def handed(self):
+            return print(__class__)
+        def above(self):
+            return super().cut("x")
+        def other(self):
+            return 9
+    """
+
+
+@pytest.mark.parametrize(
+    ("method", "edits", "others"),
+    [
+        ("named", ["LIMIT = 3", "[:5]"], ["[7]", "9"]),
+        ("around", ["LIMIT = 3", "[:5]", "[7]"], ["9"]),
+        ("handed", ["LIMIT = 3", "[:5]", "[7]", "9"], []),
+        ("above", ["LIMIT = 3", "[:5]"], ["[7]", "9"]),
+    ],
+)
+def test_what_a_class_inherits_from_classes_of_the_user_counts(
+    module: Callable[..., Any], method: str, edits: list[str], others: list[str]
+) -> None:
+    def told(text: str) -> dict[str, bytes]:
+        return code_parts(getattr(module(text).Own, method))
+
+    parts = told(INHERITING)
+    assert told(INHERITING) == parts
+    for old in (*edits, *others):
+        edited = INHERITING.replace(old, old.translate({ord(digit): "8" for digit in "3579"}))
+        assert (told(edited) != parts) == (old in edits), old
+
+
+def test_what_is_assigned_to_a_class_or_to_one_that_it_inherits_from_is_seen(module: Callable[..., Any]) -> None:
+    made = module(INHERITING)
+    for method in (made.Own.named, made.Own.around, made.Own.handed):
+        witness = Witness()
+        before = code_parts(method, witness=witness)
+        assert witness.holds()
+        made.Deep.LIMIT += 1
+        assert not witness.holds()
+        assert code_parts(method) != before
+
+
 def test_what_is_not_the_users_own_is_foreign() -> None:
     assert is_foreign("pydantic", importlib.import_module("pydantic").__file__)
     assert is_foreign("json", json.__file__)
@@ -582,6 +740,21 @@ def test_what_is_not_the_users_own_is_foreign() -> None:
     assert not is_foreign("test_fingerprint", __file__)
     assert not is_foreign("made_up", "<string>")
     assert not is_foreign("__main__", None)
+    assert is_foreign("dataclasses", "<string>")
+    assert is_foreign("json.decoder", "/usr/lib/python311.zip/json/decoder.py")
+
+
+def test_a_module_of_the_user_may_be_called_as_one_of_the_standard_library_is(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text("LIMIT = 3\ndef cut(text):\n    return text\n")
+    (tmp_path / "show.py").write_text(
+        "from holdfast.fingerprint import code_parts\ndef step():\n    import test\n    from code import cut\n"
+        "def early():\n    return code.cut(code.LIMIT)\nlate = code_parts(step)\nimport code\n"
+        "assert code_parts(step) == late\nprint(sorted(late), sorted(code_parts(early)))"
+    )
+    command = [sys.executable, "show.py"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    late = ["code of `step`", "code of module `code`"]
+    assert shown == f"{sorted(late)} {['code of `early`', 'code of helper `code.cut`', 'constant `code.LIMIT`']}\n"
 
 
 class Writer:
@@ -845,6 +1018,60 @@ def handing(function: Callable[..., Any]) -> Callable[..., Any]:
     return inner
 
 
+class Around:
+    """A decorator that is an object."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        return self.function(wf, *args)
+
+
+class Through(Around):
+    def __call__(self, *args: Any) -> Any:
+        return self.inner(*args)
+
+    def inner(self, wf: Any, *args: Any) -> Any:
+        return self.__wrapped__(wf, *args)  # type: ignore[attr-defined]
+
+
+class Telling(Around):
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        wf.calls = 1
+        return wf.secret, self.function(wf, *args)
+
+
+class Indexing(Around):
+    def __call__(self, *args: Any) -> Any:
+        return args[0].secret, self.function(*args)
+
+
+class Handing(Around):
+    send = print
+
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        return self.send(wf), self.function(wf, *args)
+
+
+class Renaming(Around):
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        self = args[0]  # noqa: PLW0642
+        return self.function(wf, *args)
+
+
+class Replacing(Around):
+    def __call__(self, wf: Any, *args: Any) -> Any:
+        self.function = print
+        return self.function(wf, *args)
+
+
+class Without(Around):
+    def __call__(*args: Any) -> Any:
+        return args[0].function(*args[1:])
+
+
 def step_of(self: Any, *args: Any) -> Any:
     return self.writer.run(args)
 
@@ -867,6 +1094,14 @@ PLAIN = (frozenset({"writer"}), frozenset(), False)
         (swapping(step_of), (frozenset({"writer"}), frozenset(), True)),
         (deciding(step_of), (frozenset({"writer"}), frozenset(), True)),
         (handing(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (Around(step_of), PLAIN),
+        (Through(Around(passing(step_of))), PLAIN),
+        (Telling(step_of), (frozenset({"writer", "secret"}), frozenset({"calls"}), False)),
+        (passing(Around(Indexing(step_of))), (frozenset({"writer", "secret"}), frozenset(), False)),
+        (Handing(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (Renaming(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (Replacing(step_of), (frozenset({"writer"}), frozenset(), True)),
+        (Without(step_of), (frozenset({"writer"}), frozenset(), True)),
     ],
 )
 def test_what_decorators_of_a_method_take_from_its_object_counts_as_well(
@@ -876,6 +1111,47 @@ def test_what_decorators_of_a_method_take_from_its_object_counts_as_well(
     for function in (method, cls.outer):  # type: ignore[attr-defined]
         found = method_parts(cls, function)
         assert (found.reads, found.writes, found.escapes) == expected
+
+
+def test_a_decorator_that_is_an_object_counts_as_code_with_what_it_holds(module: Callable[..., Any]) -> None:
+    text = """
+        import functools
+        SUFFIX = "!"
+        class Styled:
+            def __init__(self, function, tone="plain", lock=None):
+                self.function, self.tone, self.calls, self.unused = function, tone, 0, object()
+                functools.update_wrapper(self, function)
+            def __call__(self, *args):
+                self.calls += 1
+                return self.function(*args) + self.end() + SUFFIX
+            def end(self):
+                return self.tone + ""
+        def bare(self, text):
+            return text
+        styled = Styled(bare)
+        def step(self, text):
+            return styled(self, text)
+        """
+    made = module(text)
+    styled, named = code_parts(made.styled), code_parts(made.step)
+    labels = {"code of `bare`", "code of decorator `Styled`", "constant `SUFFIX`", "variable `tone`"}
+    assert set(styled) == {*labels, "variable `function`"}
+    made.styled.calls += 1
+    assert code_parts(made.styled) == styled
+    cls = type("Decorated", (), {"step": lambda self: self.styled("x"), "styled": made.styled})
+    called = method_parts(cls, cls.step)  # type: ignore[attr-defined]
+    for old, new in (("self.tone +", ""), ("(*args) +", "(*args) * 2 +"), ('tone="plain"', 'tone="x"')):
+        edited = module(text.replace(old, new))
+        assert code_parts(edited.styled) != styled
+        assert code_parts(edited.step) != named
+        cls.styled = edited.styled  # type: ignore[attr-defined]
+        assert method_parts(cls, cls.step) != called  # type: ignore[attr-defined]
+    held = made.styled
+    held.tone = "other"
+    assert code_parts(held) != styled
+    held.tone = object()
+    with pytest.raises(StepKeyError, match="variable `tone`"):
+        code_parts(held)
 
 
 def test_the_arguments_of_a_partial_method_count_as_its_code() -> None:

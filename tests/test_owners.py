@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import click
 import pytest
+from msgspec.structs import replace
 
 from cli import holdfast, keep, packaged
 from holdfast.cli import command

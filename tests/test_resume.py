@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from contextvars import copy_context
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.models.function import FunctionModel
 from pydantic_ai.models.test import TestModel
 
 import postgres
-from holdfast import Agent, RunResponse, step, turns
+from holdfast import Agent, RunResponse, codec, step, turns
 from holdfast.errors import (
+    CacheMiss,
     InvalidInput,
     RunNotFound,
     RunNotResumable,
@@ -40,8 +42,10 @@ from holdfast.errors import (
     StepKeyError,
     StepStateError,
 )
+from holdfast.pieces import module_of
 from holdfast.records import RunStatus
 from holdfast.run_steps import StepWarning
+from holdfast.session import Session
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sql import SqlWorkflowStorage
@@ -888,6 +892,54 @@ def test_agents_without_a_name_are_told_apart_by_their_models(made: Callable[[],
     assert Reviewing(session_id="s", storage=storage).resume(run_id).content == [answers[0], answers[1]]
 
 
+def of_module(name: str, options: str = "") -> Callable[[str], str]:
+    scope: dict[str, Any] = {"__name__": name, "page": page}
+    exec(f"from holdfast import step\n@step({options})\ndef load(url): return page({name!r} + url)", scope)
+    loading: Callable[[str], str] = scope["load"]
+    return loading
+
+
+class Loading(Workflow):
+    modules = ("one", "other")
+    options = ""
+
+    def run(self) -> Any:
+        loading = [of_module(name, self.options) for name in self.modules]
+        loaded = [load("x") for load in (reversed(loading) if "fixed" in done else loading)]
+        do("end")
+        return loaded
+
+
+def test_functions_of_one_name_in_two_modules_are_two_steps() -> None:
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Loading(session_id="s", storage=storage))
+    broken.clear()
+    done.append("fixed")
+    assert Loading(session_id="s", storage=storage).resume(run_id).content == ["page otherx", "page onex"]
+    assert storage.find_runs("")[0].savings.hits == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "options", "hits"),
+    [
+        ("__main__", module_of(type("Made", (), {"__module__": "__main__"})), "", 1),
+        ("one", "other", "name='load'", 1),
+        ("one", "other", "", 0),
+    ],
+)
+def test_a_function_that_moves_is_found_if_it_is_given_a_name(before: str, after: str, options: str, hits: int) -> None:
+    storage = MemoryStorage()
+    broken.add("end")
+    run_id = failed(Loading(session_id="s", storage=storage, modules=(before,), options=options))
+    broken.clear()
+    again = Loading(session_id="s", storage=storage, modules=(after,), options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default" if hits else "ignore")
+        again.resume(run_id)
+    assert storage.find_runs("")[0].savings.hits == hits
+
+
 def closed_over(url: str) -> Callable[[], str]:
     def get() -> str:
         return page(url)
@@ -1142,14 +1194,41 @@ def test_where_others_changed_the_same_place_nothing_is_done(storage: Storage) -
     broken.add("b")
     run_id = failed(Counting(session_id="s", storage=storage))
     before = storage.find_runs("")[0]
-    Setting(session_id="s", storage=storage).run(n=7)
+    other = Setting(session_id="s", storage=storage)
+    other.run(n=7)
     version = storage.find_sessions("")[0].version
     broken.clear()
-    with pytest.raises(RunNotResumable, match="another run has changed /n since"):
+    with pytest.raises(RunNotResumable, match=rf"run '{other.run_id}' \(version {version}\) changed /n since"):
         Counting(session_id="s", storage=storage).resume(run_id)
     assert storage.find_sessions("")[0].version == version
     assert storage.find_runs("")[-1] == before
     assert stored(storage) == {"n": 7, "steps": ["a", "b"]}
+
+
+def test_a_run_is_resumed_by_its_own_workflow_only(storage: Storage) -> None:
+    class Other(Counting):
+        pass
+
+    class Renamed(Counting):
+        name = "Counting"
+
+    broken.add("b")
+    run_id = failed(Counting(session_id="s", storage=storage))
+    broken.clear()
+    with pytest.raises(RunNotResumable, match=r"workflow 'Counting', and this is 'Other'.* name = 'Counting'"):
+        Other(session_id="s", storage=storage).resume(run_id)
+    assert Renamed(session_id="s", storage=storage).resume(run_id).content == ["a", "b"]
+
+
+def test_what_was_changed_outside_of_runs_is_told_from_what_another_run_changed(storage: Storage) -> None:
+    broken.add("b")
+    workflow = Counting(session_id="s", storage=storage)
+    run_id = failed(workflow)
+    workflow.session_state["n"] = 70
+    broken.clear()
+    with pytest.raises(RunNotResumable, match=r"code outside of runs \(version 3\) changed /n since"):
+        workflow.resume(run_id)
+    assert stored(storage)["n"] == 70
 
 
 def test_history_that_is_gone_makes_a_run_not_resumable(storage: Storage) -> None:
@@ -1184,6 +1263,8 @@ def test_arguments_that_were_not_recorded_as_they_were_are_not_guessed(storage: 
             workflow.resume(run_id)
 
     class Other(Workflow):
+        name = "Handed"
+
         def run(self, another: Any) -> None: ...
 
     run_id = failed(Handed(session_id="t", storage=storage), 1)
@@ -1567,3 +1648,74 @@ def test_a_run_that_broke_off_anywhere_and_was_resumed_ends_as_one_that_did_not(
     assert stored(storage) == stored(whole.storage)
     assert list(stored(storage)) == list(stored(whole.storage)) or any(kind == "other" for kind, _ in program)
     assert storage.check() == ()
+
+
+class Refreshing(Workflow):
+    @step(cache="session")
+    def fetch(self, url: str) -> str:
+        return str(do(url))
+
+    def run(self, *urls: str) -> list[str]:
+        return [self.fetch(url) for url in urls]
+
+
+@pytest.mark.parametrize("option", [{"refresh": True}, {"use_cache": False}])
+def test_a_run_that_was_not_to_use_results_does_not_use_them_when_it_is_resumed(
+    storage: Storage, option: dict[str, bool]
+) -> None:
+    Refreshing(session_id="s", storage=storage).run("a", "b")
+    broken.add("b")
+    run_id = failed(Refreshing(session_id="s", storage=storage), "a", "b", **option)
+    broken.clear()
+    done.clear()
+    again = Refreshing(session_id="s", storage=storage)
+    assert again.resume(run_id).content == ["a", "b"]
+    assert "b" in done
+    (recorded,) = storage.find_runs("", run_id=run_id)
+    assert codec.decode(recorded.input or b"") == {"urls": ("a", "b"), **option}
+
+
+def test_a_run_that_was_not_to_pay_does_not_when_it_is_resumed(storage: Storage) -> None:
+    workflow = Refreshing(session_id="s", storage=storage)
+    for ask in (lambda: workflow.run("a", only_if_cached=True), lambda: workflow.resume(workflow.run_id or "")):
+        with pytest.raises(CacheMiss):
+            ask()
+    assert done == []
+    workflow.run("a")
+    assert workflow.run("a", only_if_cached=True).content == ["a"]
+
+
+def test_a_step_that_is_cancelled_while_it_is_recorded_is_recorded(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Session.changes_since
+    looking = threading.Event()
+
+    def slow(session: Session, mark: Any) -> Any:
+        looking.set()
+        time.sleep(0.2)
+        return right(session, mark)
+
+    class Cancelling(Workflow):
+        async def run(self) -> Any:
+            asked = asyncio.ensure_future(self.ask())
+            if "cancel" not in broken:
+                return await asked
+            await asyncio.to_thread(looking.wait, 20)
+            asked.cancel()
+            with suppress(asyncio.CancelledError):
+                await asked
+            raise Broken("cancelled")
+
+        @step
+        async def ask(self) -> str:
+            return str(do("ask"))
+
+    monkeypatch.setattr(Session, "changes_since", slow)
+    broken.add("cancel")
+    workflow = Cancelling(session_id="s", storage=storage)
+    with pytest.raises(Broken):
+        asyncio.run(workflow.run())
+    broken.clear()
+    assert asyncio.run(workflow.resume(workflow.run_id or "")).content == "ask"
+    assert done == ["ask"]

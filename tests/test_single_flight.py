@@ -714,17 +714,17 @@ class Crosswise(Workflow):
 
     def asks_after_both_have_begun(self, step: Callable[[], str]) -> str:
         name = sys._getframe(1).f_code.co_name
-        if name not in begun:
-            begun.add(name)
+        if name not in have_begun:
+            have_begun.add(name)
             self.met.wait()  # type: ignore[attr-defined]
         return step()
 
 
-begun: set[str] = set()
+have_begun: set[str] = set()
 
 
 def test_of_two_steps_that_wait_for_each_other_one_is_told(storage: Storage) -> None:
-    begun.clear()
+    have_begun.clear()
     Crosswise.met = threading.Barrier(2, timeout=20)  # type: ignore[attr-defined]
     workflow = Crosswise(session_id="s", storage=storage)
     with ThreadPoolExecutor(2) as pool:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial, wraps
+from functools import partial, update_wrapper, wraps
 from pathlib import Path
 from typing import Any
 
@@ -441,6 +441,38 @@ def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     return timed
+
+
+class Styled:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        update_wrapper(self, function)
+
+    def __call__(self, workflow: Any, text: str) -> str:
+        return f"{self.function(workflow, text)} in {workflow.style}"
+
+
+def test_what_a_decorator_that_is_an_object_reads_is_refused_and_what_depends_says_counts(storage: Storage) -> None:
+    class Decorated(Workflow):
+        style = "plain"
+
+        @step(cache="workflow")
+        @Styled
+        def refused(self, text: str) -> str:
+            return text
+
+        @step(cache="workflow", depends=lambda self: self.style)
+        @Styled
+        def styled(self, text: str) -> str:
+            return text
+
+        def run(self, name: str) -> Any:
+            return getattr(self, name)("x")
+
+    with pytest.raises(StepKeyError, match=r"self\.style of step 'refused'"):
+        Decorated(storage=storage).run("refused")
+    found = [Decorated(storage=storage, style=style).run("styled").content for style in ("a", "b", "a")]
+    assert found == ["x in a", "x in b", "x in a"]
 
 
 def test_what_a_decorator_under_a_step_reads_is_refused_and_one_that_reads_nothing_is_not(storage: Storage) -> None:
@@ -1240,6 +1272,17 @@ def test_the_options_of_a_run_say_what_it_may_use(storage: Storage) -> None:
         numbered(storage, only_if_cached=True, refresh=True)
 
 
+@pytest.mark.parametrize("variable", ["off", "refresh"])
+def test_what_the_environment_takes_away_does_not_make_a_run_pay(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    numbered(storage)
+    monkeypatch.setenv("HOLDFAST_CACHE", variable)
+    with pytest.raises(CacheMiss):
+        numbered(storage, only_if_cached=True)
+    assert computed == ["number"]
+
+
 def test_a_miss_says_what_the_step_was_given_without_its_values(storage: Storage) -> None:
     class Asking(Workflow):
         @step(cache="session", ignore=["client"])
@@ -1520,13 +1563,37 @@ def test_what_is_ignored_may_be_whatever_the_step_uses(
         assert type("Named", (Naming,), {"asked": declared})(storage=storage).run().content == ("c", 3)
 
 
+@pytest.mark.parametrize("key", [None, lambda client, *rest: rest])
 @pytest.mark.parametrize("cache", [None, "session"])
-def test_what_is_ignored_but_is_neither_parameter_nor_named_by_the_code_is_refused(cache: Any) -> None:
-    declared = step(cache=cache, ignore=["clinet", "client"])(Naming.asked)
+def test_what_is_ignored_but_is_neither_parameter_nor_named_by_the_code_is_refused(cache: Any, key: Any) -> None:
+    declared = step(cache=cache, key=key, ignore=["clinet", "client"])(Naming.asked)
     with pytest.raises(InvalidInput, match=r"(?s)Step 'asked' is to ignore 'clinet'.*Did you mean 'client'"):
         type("Named", (Naming,), {"asked": declared})().run()
     with pytest.raises(InvalidInput, match="'clinet'"):
         step(cache=cache, ignore=["clinet"])(partial(asks, 1))
+
+
+def test_a_typo_in_ignore_of_a_method_is_told_the_parameter_that_was_meant() -> None:
+    class Typing(Workflow):
+        @step(ignore=["cliennt"])
+        def asked(self, client: object) -> None: ...
+
+        def run(self) -> None:
+            self.asked(1)
+
+    with pytest.raises(InvalidInput, match=r"Did you mean 'client'"):
+        Typing().run()
+
+
+def test_a_part_of_an_argument_or_of_self_cannot_be_ignored_and_it_is_said_how_that_is_written() -> None:
+    def styled(self: Any, client: Any) -> Any:
+        return self.style, client.name
+
+    with pytest.raises(InvalidInput, match=r"'self\.style'\. An attribute .* without it: ignore=\['style'\]"):
+        step(cache="session", ignore=["self.style"])(styled)
+    for name in ("client.name", "client['name']"):
+        with pytest.raises(InvalidInput, match=r"as a whole: ignore=\['client'\]"):
+            step(ignore=[name], key=lambda client: client)(styled)
 
 
 def test_what_code_of_uses_names_may_be_ignored() -> None:

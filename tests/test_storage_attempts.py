@@ -9,10 +9,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from holdfast import errors
 from holdfast.records import Run, RunStatus
@@ -32,7 +32,9 @@ def open_storage(url: str) -> Iterator[Callable[[], SqlWorkflowStorage]]:
 
 
 RACER = """
-import dataclasses, secrets, sys
+import secrets, sys
+
+import msgspec
 from holdfast import clock, errors
 from holdfast.records import Commit, RunStatus
 from holdfast.storage.sql import SqlWorkflowStorage
@@ -45,7 +47,7 @@ base, incarnation = (version[0].version, version[0].incarnation) if version else
 print("ready", flush=True)
 sys.stdin.readline()
 for read in runs:
-    run = dataclasses.replace(read, status=RunStatus.running, ended_at=None, attempt=2, process_id=name)
+    run = msgspec.structs.replace(read, status=RunStatus.running, ended_at=None, attempt=2, process_id=name)
     commit = Commit("", "s", secrets.token_hex(16), base, incarnation, "C", None,
                     run=run, run_id=run.run_id, attempt=2, resumes=read)
     try:

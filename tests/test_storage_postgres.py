@@ -14,12 +14,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from holdfast import clock, errors
 from holdfast.records import Claim, Place, RunStatus

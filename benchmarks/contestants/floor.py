@@ -1,20 +1,23 @@
-"""The floor: the raw driver inserts each item as a row of its own, durably, and reads nothing."""
+"""The floor: the raw driver writes each change as a row of its own, durably, and reads nothing that it need not."""
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from contestants import Target
+from contestants import SMALL, Failed, Sessions, Steps, Target, computed, killed
 
 TIMEOUT = 60.0
 """Seconds to wait for other writers; long, so that the floor never fails."""
 
 
-class SqliteInserts:
+class SqliteInserts(Sessions):
     """One connection in write-ahead mode, one `BEGIN IMMEDIATE` for each item; SQLite's own waiting."""
 
     def __init__(self, target: Target) -> None:
@@ -60,7 +63,7 @@ class GatedSqliteInserts(SqliteInserts):
             super().close()
 
 
-class PostgresInserts:
+class PostgresInserts(Sessions):
     """One connection; an insert and a commit for each item, as psycopg does it unless it is told otherwise."""
 
     autocommit = False
@@ -90,3 +93,113 @@ class AutocommittedPostgresInserts(PostgresInserts):
     """The same with autocommit: one round trip for each item, where the other takes three."""
 
     autocommit = True
+
+
+class Rows(Sessions):
+    """Tables as somebody would lay them out by hand for exactly this: a row for each item and each small key."""
+
+    tables = (
+        "CREATE TABLE IF NOT EXISTS item (id {serial} PRIMARY KEY, session text, name text, data text)",
+        "CREATE INDEX IF NOT EXISTS item_name ON item (session, name)",
+        "CREATE TABLE IF NOT EXISTS entry (session text, key text, data text, PRIMARY KEY (session, key))",
+    )
+
+    def __init__(self, target: Target) -> None:
+        if target.database == "postgres":
+            import psycopg
+
+            self.connection: Any = psycopg.connect(target.where, autocommit=True)
+            self.mark, serial = "%s", "bigserial"
+        else:
+            self.connection = sqlite3.connect(target.where, timeout=TIMEOUT, isolation_level=None)
+            self.connection.execute("PRAGMA journal_mode=WAL")
+            self.connection.execute(f"PRAGMA synchronous={target.synchronous}")
+            self.mark, serial = "?", "INTEGER"
+        for table in self.tables:
+            self.connection.execute(table.format(serial=serial))
+
+    def append(self, session: str, item: dict[str, Any]) -> None:
+        self._do("INSERT INTO item (session, name, data) VALUES (?, ?, ?)", session, item["id"], json.dumps(item))
+
+    def set(self, session: str, key: str, value: Any) -> None:
+        self._do("SELECT data FROM entry WHERE session = ? AND key = 'owner'", session).fetchone()
+        self._do(
+            "INSERT INTO entry VALUES (?, ?, ?) ON CONFLICT (session, key) DO UPDATE SET data = excluded.data",
+            session,
+            key,
+            json.dumps(value),
+        )
+
+    def find(self, session: str, name: str) -> str:
+        (data,) = self._do("SELECT data FROM item WHERE session = ? AND name = ?", session, name).fetchone()
+        text: str = json.loads(data)["text"]
+        return text
+
+    def fail(self, session: str, item: dict[str, Any]) -> None:
+        self.append(session, item)
+        raise Failed
+
+    def stream(self, session: str, items: list[dict[str, Any]]) -> Iterator[Any]:
+        for item in items:
+            self.append(session, item)
+            yield item["id"]
+
+    def die(self, session: str, item: dict[str, Any]) -> None:
+        self.append(session, item)
+        killed()
+
+    def seed(self, session: str, items: list[dict[str, Any]]) -> None:
+        self.connection.execute("BEGIN")
+        for item in items:
+            self.append(session, item)
+        for key, value in SMALL.items():
+            self.set(session, key, value)
+        self.connection.execute("COMMIT")
+
+    def read(self, session: str) -> Mapping[str, Any]:
+        items = self._do("SELECT data FROM item WHERE session = ? ORDER BY id", session)
+        entries = self._do("SELECT key, data FROM entry WHERE session = ?", session)
+        state: dict[str, Any] = {key: json.loads(data) for key, data in entries}
+        return state | {"items": [json.loads(data) for (data,) in items]}
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _do(self, query: str, *values: Any) -> Any:
+        return self.connection.execute(query.replace("?", self.mark), values)
+
+
+class Remembered(Steps):
+    """`functools.lru_cache`: in this process only, and gone with it."""
+
+    def __init__(self, target: Target) -> None:  # noqa: ARG002  (nothing is stored)
+        self.function: Callable[[str], str] = functools.lru_cache(maxsize=None)(computed)
+
+    def seconds(self, topics: list[str]) -> float:
+        began = time.perf_counter()
+        for topic in topics:
+            self.function(topic)
+        return time.perf_counter() - began
+
+
+class Selected(Remembered):
+    """The raw `sqlite3` module: one SELECT by the argument, and a durable insert if nothing was found."""
+
+    def __init__(self, target: Target) -> None:
+        self.connection = sqlite3.connect(target.where, isolation_level=None)
+        self.connection.execute("PRAGMA journal_mode=WAL")
+        self.connection.execute("PRAGMA synchronous=FULL")
+        self.connection.execute("CREATE TABLE IF NOT EXISTS entry (key TEXT PRIMARY KEY, data TEXT) WITHOUT ROWID")
+        self.function = self._found
+
+    def _found(self, topic: str) -> str:
+        row = self.connection.execute("SELECT data FROM entry WHERE key = ?", (topic,)).fetchone()
+        if row:
+            found: str = json.loads(row[0])
+            return found
+        made = computed(topic)
+        self.connection.execute("INSERT INTO entry VALUES (?, ?)", (topic, json.dumps(made)))
+        return made
+
+    def close(self) -> None:
+        self.connection.close()

@@ -24,6 +24,7 @@ from holdfast.environment import Variable
 from holdfast.errors import StepKeyError
 from holdfast.fingerprint import Parts, Special, code_parts, combine_parts
 from holdfast.model_identity import ModelIdentity, address_of, is_model, public
+from holdfast.pieces import annotation_text
 from holdfast.providers import OFFLINE
 from holdfast.sources import Memory
 from holdfast.told_types import NotCertain, function_told, type_told
@@ -319,7 +320,7 @@ def _names_in(output: Any) -> Any:
         return [type(output).__name__, {name: _names_in(getattr(output, name, None)) for name in names}]
     if isinstance(output, str | bool | int | None):
         return [output]
-    return getattr(output, "__qualname__", None) or repr(output)
+    return annotation_text(output) if get_origin(output) else getattr(output, "__qualname__", None) or repr(output)
 
 
 def _functions_in(output: Any) -> Iterator[Callable[..., Any]]:

@@ -41,7 +41,9 @@ from holdfast.flights import EntryLease
 from holdfast.frames import Frame, agents_of, is_parallel
 from holdfast.recorded import Given
 from holdfast.response import RunResponse
+from holdfast.retracing import StateChange
 from holdfast.running import Output
+from holdfast.session import Collected
 
 
 def computed(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
@@ -170,15 +172,15 @@ def _last_responses(asked: Asked, frame: Frame) -> dict[str, RunResponse]:
     }
 
 
-def changed(asked: Asked) -> Flow:
+def changed(asked: Asked) -> tuple[StateChange | None, bool, Collected]:
     """What the step has changed in the session state, whether that could be told from what its reader has, and what is
     pending."""
     turns = asked.turns
     assert turns is not None
-    change, collected = yield Store(functools.partial(asked.session.changes_since, turns.mark))
+    change, collected = asked.session.changes_since(turns.mark)
     if change is None or not turns.have_begun:
         return change, True, collected
-    yield Store(turns.step_has_ended)
+    turns.step_has_ended()
     if not turns.by_reader and turns.is_known:
         return change, True, collected
     if not turns.by_step and turns.is_known:

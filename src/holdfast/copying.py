@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from msgspec.structs import replace
 
 from holdfast.errors import SessionDeleted, SessionDiffers, SessionNotFound, VersionNotKept
 from holdfast.records import Change, Commit, Run, RunStatus, SessionInfo, Snapshot, StepRecord, StoredValue

@@ -11,11 +11,9 @@ import asyncio
 import functools
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -29,6 +27,7 @@ from holdfast.drivers import Kind, kind_of_function
 from holdfast.errors import InvalidInput
 from holdfast.fingerprint import Parts
 from holdfast.messages import messages_from
+from holdfast.pieces import module_of
 from holdfast.scalars import is_encodable
 from holdfast.sources import names_in
 from holdfast.step_owner import StepOwner
@@ -54,6 +53,8 @@ class Options:
     store_if: Callable[[Any], Any] | None = None
     retries: int = 0
     timeout: float | None = None
+    is_named: bool = False
+    """Whether the name was given, and is not just that of the function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ class Step:
         """What it took from there last, by name, with its digest as it was when the step first saw that object."""
         self.unnamed: frozenset[str] = frozenset()
         """What is to be ignored of a method, and only its class can have."""
+        self._names: frozenset[str] = frozenset()
+        """Its parameters, and whatever its code names; known where something is to be ignored that is no parameter."""
         self._check()
         self._parameters: dict[int, Parameters] = {}
         self.known: dict[type | None, Known] = {}
@@ -121,14 +124,26 @@ class Step:
         """Refuse what `ignore=` names and nothing has; of a method its class, and then `require_named`, can tell."""
         parameters = Parameters(self.function)
         roots = {name: _ROOT.split(name, maxsplit=1)[0] for name in self.options.ignore}
-        if self.options.key is None and not parameters.takes_any and not roots.keys() <= {"self", *parameters.names}:
+        for name in sorted(roots):
+            self._require_whole(name, roots[name], parameters.names)
+        if not parameters.takes_any and not roots.keys() <= {"self", *parameters.names}:
             codes = [code for value in (self.function, *self.options.uses) for code in _codes_of(value)]
-            known = {"self", *parameters.names}.union(*map(names_in, codes))
-            self.unnamed = frozenset(name for name, root in roots.items() if root not in known)
+            self._names = frozenset({"self", *parameters.names}.union(*map(names_in, codes)))
+            self.unnamed = frozenset(name for name, root in roots.items() if root not in self._names)
             scope, _, _ = getattr(self.function, "__qualname__", "").rpartition(".")
             is_method = (scope and not scope.endswith("<locals>")) or parameters.names[:1] == ["self"]
             if not is_method:
-                self.require_named(known)
+                self.require_named(())
+
+    def _require_whole(self, name: str, root: str, parameters: list[str]) -> None:
+        """Refuse a part of an argument or of `self`, such as `"self.style"`."""
+        if name == root or root not in {"self", *parameters}:
+            return
+        rest = name[len(root) :]
+        advice = f"An argument is left out as a whole: ignore={[root]!r}."
+        if root == "self":
+            advice = f"An attribute of `self` is written without it: ignore={[rest.lstrip('.')]!r}."
+        raise InvalidInput(f"Step {self.options.name!r} is to ignore {name!r}. {advice}")
 
     def require_named(self, known: Iterable[str]) -> None:
         """Refuse what `ignore=` names, if it is not among what is known of its class or code either.
@@ -138,7 +153,7 @@ class Step:
         """
         known = set(known)
         for name in sorted(self.unnamed - known):
-            close = get_close_matches(name, sorted(known), 1)
+            close = get_close_matches(name, sorted(known | self._names), 1)
             advice = f"Did you mean {close[0]!r}?" if close else "Correct it, or leave it out."
             raise InvalidInput(
                 f"Step {self.options.name!r} is to ignore {name!r}, but has no parameter of that name, and its code "
@@ -166,13 +181,10 @@ class Step:
             self.types[type(workflow)] = types
         return types
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """The name of the function, with those of the module and the class or function that it stands in."""
-        module = getattr(self.function, "__module__", None) or ""
-        if module == "__main__":  # run as a script and imported, it is the same
-            module = Path(getattr(sys.modules[module], "__file__", None) or module).stem
-        return f"{module}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
+        return f"{module_of(self.function)}.{getattr(self.function, '__qualname__', type(self.function).__qualname__)}"
 
     def argument_parts(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_method: bool) -> dict[str, bytes]:
         """What its arguments are, each as a digest.

@@ -18,8 +18,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+
+import msgspec
 
 from holdfast.response import RunResponse
 
@@ -27,8 +28,7 @@ Scope: TypeAlias = Callable[[], AbstractContextManager[None]]
 """Entered around every stretch of the user's code, and left before a response is handed out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """Call the user's function; the reply is what it returned (the async driver awaits it)."""
 
     function: Callable[[], Any]
@@ -40,8 +40,7 @@ def awaiting(awaitable: Any, scope: Scope) -> Call:
     return Call(lambda: awaitable, scope)
 
 
-@dataclass(frozen=True, slots=True)
-class Advance:
+class Advance(msgspec.Struct, frozen=True):
     """Go on with the user's iterator; the reply is its next item, or `Ended`."""
 
     iterator: Any
@@ -51,38 +50,33 @@ class Advance:
     throws: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(msgspec.Struct, frozen=True):
     """Close the user's iterator, so that its `finally` blocks run."""
 
     iterator: Any
     scope: Scope
 
 
-@dataclass(frozen=True, slots=True)
-class Store:
+class Store(msgspec.Struct, frozen=True):
     """Do work that may block on the storage."""
 
     work: Callable[[], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(msgspec.Struct, frozen=True):
     """Let some time pass."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """Wait for a future, which is never cancelled by that, for so many seconds at most."""
 
     future: Future[Any]
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(msgspec.Struct, frozen=True):
     """Hand something to whoever iterates over the run."""
 
     response: Any
@@ -122,15 +116,13 @@ def kind_of_function(function: Callable[..., Any]) -> Kind | None:
     return "awaited" if inspect.iscoroutinefunction(function) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Handover:
+class Handover(msgspec.Struct, frozen=True):
     """A plain function returned something to go on with, which decides how the rest is to be driven."""
 
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """The user's iterator is exhausted; `value` is what its generator returned."""
 
     value: Any

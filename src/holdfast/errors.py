@@ -49,6 +49,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -59,11 +60,13 @@ class HoldfastError(Exception):
     facts: dict[str, Any]
 
     def __init__(self, message: str = "", /, **facts: Any) -> None:
-        text = inspect.cleandoc(type(self).__doc__ or "").format(message=message, **facts)
-        _fill(self, text, facts)
+        _fill(self, _template(type(self).__doc__ or "").format(message=message, **facts), facts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), str(self), self.facts)
+
+
+_template = functools.cache(inspect.cleandoc)
 
 
 def _fill(error: HoldfastError, text: str, facts: dict[str, Any]) -> None:

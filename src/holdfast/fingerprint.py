@@ -10,6 +10,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import functools
 import re
@@ -19,13 +20,14 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from os.path import realpath
+from os.path import isfile, realpath
 from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
     CodeType,
     EllipsisType,
     FunctionType,
+    MappingProxyType,
     MethodDescriptorType,
     MethodType,
     ModuleType,
@@ -35,12 +37,23 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from holdfast.canonical import combine, identity
+from holdfast.decorators import call_of, held_by, used_by
 from holdfast.imports import file_of, imports_of, module_digest
-from holdfast.pieces import Unidentified
-from holdfast.sources import Memory, bound_in, class_digest, code_digest, functions_in
+from holdfast.pieces import Unidentified, module_of
+from holdfast.sources import Memory, bound_in, class_digest, code_digest, functions_in, names_in
 from holdfast.witness import ABSENT, Witness
 
-__all__ = ["Parts", "Special", "code_parts", "combine_parts", "is_foreign", "nothing_special", "origin"]
+__all__ = [
+    "Parts",
+    "Special",
+    "code_parts",
+    "combine_parts",
+    "is_foreign",
+    "nothing_special",
+    "origin",
+    "own_call",
+    "own_classes",
+]
 
 Parts: TypeAlias = dict[str, bytes]
 Special: TypeAlias = Callable[[str, Any], "Parts | None"]
@@ -49,6 +62,11 @@ VARIABLE_ADVICE = "Pass it to the step as an argument, or give the step `key=`."
 
 _ATOMS: Final = (type(None), bool, int, float, complex, str, bytes, EllipsisType, range, Enum, PurePath, re.Pattern)
 _IMMUTABLE: Final = (*_ATOMS, date, time, timedelta, Decimal, UUID)
+_STANDARD: Final = (sys.stdlib_module_names | set(sys.builtin_module_names)) - {"__main__"}
+_NAMING: Final = frozenset({type(None), bool, int, float, str, bytes})
+"""Types of keys whose text says all of them."""
+LEVELS: Final = 4
+"""Containers inside of a constant that are looked into for code."""
 _FOREIGN: Final = tuple({realpath(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")})
 _SCOPES: Final = {
     "LOAD_GLOBAL": "module",
@@ -110,12 +128,20 @@ def is_foreign(module: str, file: str | None) -> bool:
     (True, True)
     """
     root = module.partition(".")[0]
-    if root in sys.stdlib_module_names - {"__main__"} or root == "holdfast":
+    if root == "holdfast":
         return True
     if file is None or file.startswith("<frozen"):
-        return file is not None or root in sys.builtin_module_names
+        return file is not None or root in _STANDARD
     real = _real(file)
-    return "site-packages" in real or "dist-packages" in real or real.startswith(_FOREIGN)
+    if "site-packages" in real or "dist-packages" in real or real.startswith(_FOREIGN):
+        return True
+    # A file of the user's own may be called as a module of the standard library is, `code.py` say.
+    return root in _STANDARD and not _is_file(real)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _is_file(file: str) -> bool:
+    return isfile(file)
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -153,6 +179,7 @@ class _Found:
             self._add(label, self._class(value) or _by_name(value))
         elif (wrapped := self._witness.attribute(value, "__wrapped__")) is not ABSENT:
             self.callable(wrapped, label)
+            self._around(value, wrapped)
         elif isinstance(value, MethodDescriptorType | WrapperDescriptorType):  # such as `str.upper`
             self._add(label, identity([value.__objclass__.__module__, value.__qualname__], "code"))
         elif isinstance(value, BuiltinFunctionType):
@@ -163,16 +190,32 @@ class _Found:
             self.callable(self._witness.attribute(type(value), "__call__"), label)
             self._owner(value)
 
+    def _around(self, value: Any, wrapped: Any) -> None:
+        """An object that is put around a function: its class, what its call names, and what it holds."""
+        call = own_call(value, self._witness)
+        if call is None or id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        label = f"code of decorator `{type(value).__name__}`"
+        self._function(call, label)
+        self._add(label, self._class(type(value)) or _by_name(type(value)))
+        used = used_by(type(value))
+        for name, held in held_by(value, wrapped, self._witness):
+            if name in used or _is_code(held) or self._witness.digest(held) is not None:
+                self._variable(name, held)
+
     def _class(self, cls: type) -> bytes | None:
-        """The digest of a class of the user's own; None for another."""
-        if is_foreign(*origin(cls)):
-            return None
-        self._witness.namespace(cls)
-        for value in list(vars(cls).values()):
-            for function in functions_in(value):
-                self._witness.attribute(function, "__code__")
-            self._witness.digest(bound_in(value) or getattr(value, "_value_", value))
-        return class_digest(cls)
+        """The digest of a class of the user's own, and of those that it inherits from; None for another."""
+        return self._classes(own_classes(cls)) if not is_foreign(*origin(cls)) else None
+
+    def _classes(self, classes: list[type]) -> bytes:
+        for cls in classes:
+            self._witness.namespace(cls)
+            for value in list(vars(cls).values()):
+                for function in functions_in(value):
+                    self._witness.attribute(function, "__code__")
+                self._witness.digest(bound_in(value) or getattr(value, "_value_", value))
+        return combine(map(class_digest, classes))
 
     def _add(self, label: str, digest: bytes) -> None:
         before = self.parts.get(label)
@@ -195,8 +238,24 @@ class _Found:
             self._variable(name, value)
         for name, value in _named(function, variables, self._witness):
             self._named(name, value, function)
+        self._around_it(function, variables.get("__class__"))
         for module, taken in imports_of(function):
             self._imported(module, taken, function)
+
+    def _around_it(self, function: FunctionType, cls: Any) -> None:
+        """What a method takes from the class that it stands in, by `__class__`."""
+        if not isinstance(cls, type) or self._special("__class__", cls) is not None:
+            return
+        taken = [attributes for _, root, *attributes in _names_of(function.__code__) if root == "__class__"]
+        for name in dict.fromkeys(attributes[0] for attributes in taken if attributes):
+            self._named(f"__class__.{name}", self._inherited(cls, name), function)
+        reaches_up = "super" in names_in(function.__code__)  # which reaches nothing of the class itself
+        if reaches_up or [] in taken:
+            self._add("code of helper `__class__`", self._classes(own_classes(cls)[reaches_up:]))
+
+    def _inherited(self, cls: type, name: str) -> Any:
+        values = [self._witness.item(vars(base), name) for base in cls.__mro__]
+        return next((value for value in values if value is not ABSENT), None)
 
     def _imported(self, module: str, taken: tuple[str, ...], function: FunctionType) -> None:
         """What a function imports when it is called."""
@@ -270,11 +329,41 @@ class _Found:
         digest = self._witness.digest(value)
         if digest is not None:
             self._add(f"constant `{name}`", digest)
-        elif type(value) in (dict, list, tuple):  # of functions or agents, say
-            for key, item in _items(value):
-                if _is_code(item) or self._special(name, item) is not None:
-                    self._named(f"{name}[{key!r}]", item, function)
-            self._witness.again(lambda: [(key, id(item)) for key, item in _items(value)])
+        else:
+            self._mixed(name, value, function)
+
+    def _mixed(self, name: str, value: Any, function: FunctionType, levels: int = LEVELS) -> None:
+        """A container that has no identity as a whole, because it holds functions or agents, say: what is code in it
+        counts as such, all else by its value; what has no identity itself is left out."""
+        items = self._witness.again(_Items(value)).items
+        plain: list[bytes] = []
+        loose: list[Parts] = []
+        for place, key, item in items:
+            label = f"{name}{place}"
+            if place is None:
+                loose.append(self._loose(name, key, item, function, levels))
+            elif _is_code(item) or self._special(label, item) is not None:
+                self._named(label, item, function)
+            elif (digest := self._witness.digest(item)) is not None:
+                plain.append(combine([place.encode(), digest]))
+            elif levels:
+                self._mixed(label, item, function, levels - 1)
+        if plain:
+            self._add(f"constant `{name}`", combine(sorted(plain)))
+        for label in sorted({label for told in loose for label in told}):
+            self._add(label, combine(sorted(combine_parts(told) for told in loose if label in told)))
+
+    def _loose(self, name: str, key: Any, item: Any, function: FunctionType, levels: int) -> Parts:
+        """The parts of what has no place that could be named in every process alike: a member of a set, a function and
+        what a dict has for it."""
+        found = _Found(self._step, self._special, self._witness)
+        for label, value in (("key", key), ("member", item)):
+            if value is not ABSENT:
+                found._mixed(label, {"": value}, function, max(levels - 1, 0))
+        code = {label: told for label, told in found.parts.items() if label.startswith(("code of ", "constant "))}
+        agents = {label: told for label, told in found.parts.items() if label not in code}
+        told = {f"code of helper `{name}`": code, f"agents in `{name}`": agents}
+        return {label: combine_parts(parts) for label, parts in told.items() if parts}
 
     def _add_all(self, parts: Parts) -> None:
         for label, digest in parts.items():
@@ -314,8 +403,14 @@ class _Found:
             wrapped = self._witness.attribute(item, "__wrapped__")
             if wrapped is not ABSENT:
                 pending.append(wrapped)
+                if own_call(item, self._witness) is not None:
+                    yield item
 
     def _helper(self, link: Any) -> bytes | None:
+        if own_call(link, self._witness) is not None:
+            around = held_by(link, self._witness.attribute(link, "__wrapped__"), self._witness)
+            told = [item for name, value in around for item in (name.encode(), self._witness.digest(value) or b"")]
+            return combine([self._class(type(link)) or _by_name(type(link)), *told])
         if isinstance(link, type):
             return self._class(link)
         if is_foreign(*origin(link)):
@@ -330,14 +425,43 @@ class _Found:
 
 def _module(name: str) -> bytes | None:
     """The digest of a module of the user's own; None for another."""
-    if is_foreign(name, None):
-        return None
     file = file_of(name)
     return None if file is None or is_foreign(name, file) else module_digest(name, file)
 
 
-def _items(value: Any) -> list[tuple[Any, Any]]:
-    return list(value.items() if type(value) is dict else enumerate(value))
+class _Items:
+    """What a container holds, each with its place as text; None where that is another one in every process.
+
+    Equal to another one if all of it is the same objects, which are kept alive for that.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self.items = list(_items(value))
+
+    def __call__(self) -> _Items:
+        return _Items(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Items) and self._ids() == other._ids()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _ids(self) -> list[tuple[str | None, int, int]]:
+        return [(place, id(key), id(item)) for place, key, item in self.items]
+
+
+def _items(value: Any) -> Iterator[tuple[str | None, Any, Any]]:
+    if isinstance(value, dict | MappingProxyType):
+        for key, item in list(value.items()):
+            yield (f"[{key!r}]", None, item) if type(key) in _NAMING else (None, key, item)
+    elif isinstance(value, list | tuple):
+        yield from ((f"[{place}]", None, item) for place, item in enumerate(list(value)))
+    elif isinstance(value, set | frozenset):
+        yield from ((None, ABSENT, item) for item in list(value))
+    elif dataclasses.is_dataclass(value) and not is_foreign(*origin(type(value))):
+        names = [spec.name for spec in dataclasses.fields(value) if spec.compare]
+        yield from ((f".{name}", None, getattr(value, name, None)) for name in names)
 
 
 def combine_parts(parts: Parts) -> bytes:
@@ -350,7 +474,22 @@ def combine_parts(parts: Parts) -> bytes:
 
 
 def _by_name(value: Any) -> bytes:
-    return identity([value.__module__, value.__qualname__], "code")
+    return identity([module_of(value), value.__qualname__], "code")
+
+
+def own_classes(cls: type) -> list[type]:
+    """A class, and those that it inherits from, as far as they are the user's own.
+
+    >>> own_classes(bool)
+    []
+    """
+    return [base for base in cls.__mro__ if not is_foreign(*origin(base))]
+
+
+def own_call(value: Any, witness: Witness) -> FunctionType | None:
+    """What runs when an object is called, if that is the user's own; None for functions and classes."""
+    call = call_of(value, witness)
+    return None if call is None or is_foreign(*origin(call)) else call
 
 
 def is_workflow(value: Any) -> bool:

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
+from operator import is_
 from typing import Any
 
 from holdfast import codec, patch
@@ -20,6 +22,7 @@ from holdfast.edits import Edit, Elements, Members, apply_live, is_container
 from holdfast.errors import HoldfastError, MalformedData, UnstorableValue
 from holdfast.operations import Operation
 from holdfast.originals import original_of
+from holdfast.plain import is_only_in
 from holdfast.state import UNDECODED, SessionState
 from holdfast.stored import StoredDocument
 from holdfast.values import StoredValues
@@ -27,11 +30,14 @@ from holdfast.values import StoredValues
 _MEMBER_DEPTH = 2
 """Segments of the path to a member of a top-level value."""
 
+FEW = 8
+"""How often the members are looked through before it is worth making a set of them."""
+
 
 class _Loaded:
     """A value that was loaded, or stored, as it stood then."""
 
-    __slots__ = ("_identities", "_members", "seed", "value")
+    __slots__ = ("_asked", "_identities", "_members", "seed", "value")
 
     def __init__(self, value: Any, seed: bytes | None = None) -> None:
         self.value = value
@@ -40,10 +46,14 @@ class _Loaded:
         # The members are kept alive, so that no other object can have their identity.
         self._members: Any = value.copy() if type(value) is list or type(value) is dict else None
         self._identities: set[int] | None = None
+        self._asked = 0
 
     def has_member(self, member: object) -> bool:
         if self._identities is None:
             members = self._members.values() if type(self._members) is dict else self._members or ()
+            self._asked += 1
+            if self._asked <= FEW:
+                return any(map(is_, members, repeat(member)))
             self._identities = set(map(id, members))
         return id(member) in self._identities
 
@@ -92,9 +102,7 @@ class Live:
     def remember(self) -> None:
         """Note that what stands in the state now is what was stored last."""
         self._loaded = {
-            name: _Loaded(value)
-            for key, value in self.state.snapshot()[1]
-            if (name := self.name_or_none(key)) is not None
+            name: _Loaded(value) for key, value in self.state.touched() if (name := self.name_or_none(key)) is not None
         }
 
     def seed_of(self, name: str, key: Any) -> bytes | None:
@@ -150,6 +158,28 @@ class Live:
                 return value.get(codec.key_of(segment, self._types))
         return None
 
+    def give_back(self, document: StoredDocument) -> None:
+        """Let go of values that are as they were stored, if nothing else holds any part of them.
+
+        Whoever asks for one next, here or in another object, is given these containers instead of a copy. That nobody
+        can tell the difference is certain only because references are counted; no other thread may be at work.
+        """
+        if self.state.is_viewed or not is_only_in([self.state], and_one_more=True):
+            return
+        state = self.state
+        for key in [key for key, _ in state.touched()]:
+            name = self.name_or_none(key)
+            original = document.original(name) if name is not None else None
+            if name is None or original is None:
+                continue
+            self._loaded.pop(name, None)
+            state.began_empty.pop(key, None)
+            holder = [dict.__getitem__(state, key)]
+            dict.__setitem__(state, key, UNDECODED)
+            if not original.take_back(holder):
+                dict.__setitem__(state, key, holder[0])
+                self._loaded[name] = _Loaded(holder[0])
+
     # -- changing -----------------------------------------------------------------------------------------------
 
     def assign(self, values: Mapping[str, bytes], gone: Iterable[str], moved: Iterable[str]) -> None:
@@ -193,7 +223,7 @@ class Live:
             before: what the state was compared with until now.
             keep_unstorable: leave a value that cannot be stored where it is, if nobody else has changed its key.
         """
-        live = dict(self.state.snapshot()[1])
+        live = dict(self.state.touched())
         names: dict[Any, str] = {name: name for name in document.names()} if live else {}
         if document.has_odd_names:
             names = {codec.key_of(name, self._types): name for name in document.names()}

@@ -12,7 +12,6 @@ Rules that must stay true:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -44,8 +43,7 @@ START = 0
 """The place before the first element that the slots of a list account for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Overlap:
+class Overlap(msgspec.Struct, frozen=True):
     """A place that both sides changed; of each value the encoded text, None where there is none."""
 
     path: Where

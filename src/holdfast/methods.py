@@ -18,8 +18,9 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from holdfast.canonical import combine
-from holdfast.fingerprint import Parts, Special, code_parts, is_foreign, nothing_special, origin
-from holdfast.sources import Function, Memory, assigned_in, bound_in, codes_in, functions_in, names_in, tree_of
+from holdfast.decorators import assigned_by, means_one_thing
+from holdfast.fingerprint import Parts, Special, code_parts, is_foreign, nothing_special, origin, own_call
+from holdfast.sources import Function, Memory, assigned_in, bound_in, codes_in, layers_in, names_in, tree_of, vars_of
 from holdfast.witness import ABSENT, Witness
 
 __all__ = ["MethodParts", "SelfUse", "method_parts", "self_use"]
@@ -35,6 +36,7 @@ class SelfUse:
         writes: the attributes that it assigns or deletes.
         escapes: whether the object itself is passed on, or nobody can tell.
         passes: the functions of the code around it that it calls with the object as their first argument too.
+        hands: the same for attributes of the decorator whose call it is, where that is an object.
     """
 
     reads: frozenset[str] = frozenset()
@@ -42,6 +44,19 @@ class SelfUse:
     writes: frozenset[str] = frozenset()
     escapes: bool = False
     passes: frozenset[str] = frozenset()
+    hands: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """One of the functions that a method is made of; `decorator` is the object whose call it is, if it is one's."""
+
+    function: FunctionType
+    decorator: Any = None
+
+    @property
+    def use(self) -> SelfUse:
+        return _use_of(self.function.__code__) if self.decorator is None else _use_behind(self.function.__code__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +119,19 @@ def method_parts(
     writes: set[str] = set()
     escapes = not pending
     names: set[str] = set()
-    seen: set[int] = set()
+    seen: set[tuple[int, int]] = set()
     counted: set[tuple[str, int]] = set()
     while pending:
         layer = pending.pop()
-        if id(layer) in seen:
+        place = id(layer.function), id(layer.decorator)
+        if place in seen:
             continue
-        seen.add(id(layer))
-        names |= names_in(layer.__code__)
-        use = self_use(layer)
+        seen.add(place)
+        names |= names_in(layer.function.__code__)
+        use = layer.use
         writes |= use.writes
         escapes |= use.escapes
-        for name in sorted(use.passes):
-            held = _closed_over(layer, name, witness)
-            layers = [] if held is ABSENT else _layers(held, witness)
+        for layers in _given_on(layer, use, witness):
             escapes |= not layers
             pending += layers
         for name in sorted(use.reads):
@@ -139,7 +153,7 @@ def method_parts(
     return MethodParts(parts, frozenset(reads), frozenset(writes), escapes, frozenset(names))
 
 
-def _layers(function: Any, witness: Witness) -> list[FunctionType]:
+def _layers(function: Any, witness: Witness) -> list[_Layer]:
     """The functions that a method is made of: the innermost, and those of the user's own that are put around it."""
     around: list[Any] = []
     while function is not ABSENT and not any(function is other for other in around):
@@ -147,7 +161,26 @@ def _layers(function: Any, witness: Witness) -> list[FunctionType]:
         function = witness.attribute(function, "__wrapped__")
     *outer, innermost = around
     own = [item for item in outer if isinstance(item, FunctionType) and not is_foreign(*origin(item))]
-    return [*own, innermost] if isinstance(innermost, FunctionType) else own
+    calls = [_Layer(call, item) for item in outer if (call := own_call(item, witness)) is not None]
+    inner = [innermost] if isinstance(innermost, FunctionType) else []
+    return [*map(_Layer, own), *calls, *map(_Layer, inner)]
+
+
+def _given_on(layer: _Layer, use: SelfUse, witness: Witness) -> Iterator[list[_Layer]]:
+    """The layers of each function that is given the object; none where it is not known."""
+    for name in sorted(use.passes):
+        held = _closed_over(layer.function, name, witness)
+        yield [] if held is ABSENT else _layers(held, witness)
+    for name in sorted(use.hands):
+        decorator = layer.decorator
+        held = witness.item(vars_of(decorator), name)
+        attribute = _attribute(type(decorator), name, witness)
+        if name in assigned_by(type(decorator)):
+            yield []
+        elif held is ABSENT and isinstance(attribute, FunctionType):
+            yield [_Layer(attribute, decorator)]
+        else:
+            yield _layers(held, witness) if held is not ABSENT and attribute is ABSENT else []
 
 
 def _closed_over(function: FunctionType, name: str, witness: Witness) -> Any:
@@ -169,9 +202,12 @@ def _attribute(cls: type, name: str, witness: Witness) -> Any:
     return ABSENT
 
 
-def _methods(attribute: Any, witness: Witness) -> list[FunctionType]:
-    found = witness.again(lambda: list(functions_in(attribute)))
-    return [function for function in found if not is_foreign(*origin(function))]
+def _methods(attribute: Any, witness: Witness) -> list[Any]:
+    """The functions of the user's own that an attribute of a class is made of, and objects that are put around them."""
+    found = witness.again(lambda: list(layers_in(attribute)))
+    functions = [item for item in found if isinstance(item, FunctionType) and not is_foreign(*origin(item))]
+    around = [item for item in found if hasattr(item, "__wrapped__") and own_call(item, witness) is not None]
+    return [*around, *functions]
 
 
 def _merge(parts: Parts, more: Parts) -> None:
@@ -181,21 +217,27 @@ def _merge(parts: Parts, more: Parts) -> None:
             parts[label] = combine([before, digest])
 
 
-def _use(code: CodeType) -> SelfUse:
-    is_rest = not code.co_argcount and bool(code.co_flags & inspect.CO_VARARGS)  # the object is the first of `*args`
-    if not code.co_argcount and not is_rest:
+def _use(code: CodeType, behind: int = 0) -> SelfUse:
+    """How code uses a parameter: the first, or the one behind so many."""
+    count, takes_rest = code.co_argcount - behind, bool(code.co_flags & inspect.CO_VARARGS)
+    if count < 0:
+        return SelfUse(escapes=takes_rest)
+    is_rest = not count and takes_rest  # the object is the first of `*args`
+    if not count and not is_rest:
         return SelfUse()
-    name = code.co_varnames[code.co_kwonlyargcount if is_rest else 0]
+    name = code.co_varnames[code.co_argcount + code.co_kwonlyargcount if is_rest else behind]
     tree = tree_of(code)
     if tree is None:
         return SelfUse(escapes=is_rest or _mentions(code, name))
-    visitor = _Visitor(name, code, is_rest=is_rest)
+    holder = code.co_varnames[0] if behind and means_one_thing(code.co_varnames[0], code, tree) else None
+    visitor = _Visitor(name, code, is_rest=is_rest, holder=holder)
     for part in tree.body if isinstance(tree.body, list) else [tree.body]:
         visitor.visit(part)
     return visitor.use()
 
 
 _use_of = Memory(_use)
+_use_behind = Memory(lambda code: _use(code, 1))
 
 
 _LOOK_AROUND = frozenset({"locals", "vars", "eval", "exec"})
@@ -226,8 +268,9 @@ def _number(node: ast.AST | None) -> int | None:
 class _Visitor(ast.NodeVisitor):
     """Looks through the body of a method for its first parameter, or the first of its `*args`."""
 
-    def __init__(self, name: str, code: CodeType, *, is_rest: bool) -> None:
+    def __init__(self, name: str, code: CodeType, *, is_rest: bool, holder: str | None = None) -> None:
         self._name = name
+        self._holder = holder
         self._is_rest = is_rest
         self._around = _same_throughout(code)
         # `super()` takes the object without naming it, and what it reaches is not looked up here.
@@ -236,11 +279,12 @@ class _Visitor(ast.NodeVisitor):
         self._calls: set[str] = set()
         self._writes: set[str] = set()
         self._passes: set[str] = set()
+        self._hands: set[str] = set()
         self._escapes = False
 
     def use(self) -> SelfUse:
         reads, calls, writes, passes = map(frozenset, (self._reads, self._calls, self._writes, self._passes))
-        return SelfUse(reads, calls, writes, self._escapes, passes)
+        return SelfUse(reads, calls, writes, self._escapes, passes, frozenset(self._hands))
 
     def _is_named(self, node: ast.AST) -> bool:
         return isinstance(node, ast.Name) and node.id == self._name
@@ -254,6 +298,11 @@ class _Visitor(ast.NodeVisitor):
         """Whether an argument hands on the object as the first one."""
         return self._is_self(node) or (self._is_rest and isinstance(node, ast.Starred) and self._is_named(node.value))
 
+    def _is_held(self, node: ast.AST) -> bool:
+        """Whether it is an attribute of the decorator whose call this is."""
+        value = node.value if isinstance(node, ast.Attribute) else None
+        return isinstance(value, ast.Name) and self._holder is not None and value.id == self._holder
+
     def visit_Call(self, node: ast.Call) -> None:
         called, parts = node.func, [*node.args, *node.keywords]
         name = called.id if isinstance(called, ast.Name) else ""
@@ -261,6 +310,9 @@ class _Visitor(ast.NodeVisitor):
             self._calls.add(called.attr)
         if name in self._around and node.args and self._is_first(node.args[0]):
             self._passes.add(name)
+            parts = parts[1:]
+        elif self._is_held(called) and node.args and self._is_first(node.args[0]):
+            self._hands.add(called.attr)  # type: ignore[attr-defined]
             parts = parts[1:]
         elif self._is_rest and name == "len" and len(parts) == 1 and self._is_named(parts[0]):
             return

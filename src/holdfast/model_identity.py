@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from holdfast.canonical import combine, digest, identity
-from holdfast.pieces import Unidentified
+from holdfast.pieces import Unidentified, module_of
 from holdfast.providers import OFFLINE
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class ModelIdentity:
             return self._digest(model)
         if getattr(getattr(model, "function", None), "__module__", None) == "holdfast.offline":
             return self._digest(_named(OFFLINE, None))
-        facts = [kind.__module__, kind.__qualname__, model.model_name, model.system]
+        facts = [module_of(kind), kind.__qualname__, model.model_name, model.system]
         fields = {name: self._field(name, value) for name, value in _fields(model).items()}
         inner = [getattr(model, "wrapped", None), *getattr(model, "models", ())]
         return combine(

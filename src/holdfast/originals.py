@@ -12,6 +12,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Final, TypeAlias
@@ -20,7 +21,7 @@ from holdfast import codec
 from holdfast.difference import SAVING, changes_between, displaced, elements_between, size_of
 from holdfast.encoding import MAX_DEPTH
 from holdfast.operations import Operation, Path
-from holdfast.plain import CONTAINERS, NotPlain, Values, are_same, are_same_names
+from holdfast.plain import CONTAINERS, NotPlain, Values, are_only_there, are_same, are_same_names, is_only_in
 from holdfast.scalars import TAG
 
 __all__ = ["Original", "original_of"]
@@ -67,16 +68,32 @@ class Original:
         parts: its members.
     """
 
-    __slots__ = ("_parts", "_value")
+    __slots__ = ("_parts", "_returned", "_value")
 
     def __init__(self, value: Any, parts: list[_Part]) -> None:
         self._value = value
         self._parts = parts
+        self._returned: list[Any] = []
+        """At most one copy that nobody has any more."""
 
     def copy(self) -> Any:
         """The value, in containers of its own."""
+        with contextlib.suppress(IndexError):
+            return self._returned.pop()
         members = list(chain.from_iterable([part.copies() for part in self._parts]))
         return members if type(self._value) is list else dict(zip(self._value, members, strict=True))
+
+    def take_back(self, holder: list[Any]) -> bool:
+        """Keep a copy for whoever wants one next, if nothing else holds it or any container in it.
+
+        Args:
+            holder: the only one who should have the copy, which is the same as the original.
+        """
+        is_flat = all(part.is_flat for part in self._parts)
+        if not is_only_in(holder) or not are_only_there(_members(holder[0]), levels=1 if is_flat else MAX_DEPTH):
+            return False
+        self._returned[:] = holder
+        return True
 
     def changes(self, new: Any, path: Path) -> tuple[list[Operation], Original]:
         """What makes the value another one, and the original of that.
@@ -245,6 +262,11 @@ class _Together:
         return self.values.count
 
     @property
+    def is_flat(self) -> bool:
+        """Whether no container is inside of them."""
+        return self.values.are_flat
+
+    @property
     def values(self) -> Values:
         """The members, laid out to be compared."""
         if self._values is None:
@@ -276,6 +298,7 @@ class _Inner:
     __slots__ = ("original",)
 
     count = 1
+    is_flat = False
 
     def __init__(self, original: Original) -> None:
         self.original = original

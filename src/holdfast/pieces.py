@@ -7,12 +7,14 @@ Rules that must stay true:
 - an object is encoded once for each depth at which it stands, however many places there are;
 - a value is identified by its class and by what its class compares: all fields and private attributes of a pydantic
   model, fields of a dataclass unless it says `compare=False`, name and value of a member of an enum;
-- a class is identified by its module and name, and where these mean another class or none, by its annotations as well.
+- a class is identified by its module (a script is the module that it would be) and name, and where these mean another
+  class or none, by its annotations as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 import struct
@@ -26,8 +28,8 @@ from hashlib import sha256
 from itertools import chain
 from math import isnan
 from pathlib import PurePath
-from types import EllipsisType, NoneType
-from typing import Any, Final
+from types import EllipsisType, NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from uuid import UUID
 
 import msgspec
@@ -103,12 +105,36 @@ def _range(value: range) -> bytes:
     return b"r%d:%s" % (len(facts), b"".join(b"i%x;" % fact for fact in facts))
 
 
+def module_of(value: Any) -> str:
+    """The module of a function or class: run as a script and imported, it is the same.
+
+    >>> module_of(Unidentified)
+    'holdfast.pieces'
+    """
+    module = str(getattr(value, "__module__", None) or "")
+    if module not in _SCRIPTS:
+        return module
+    script = sys.modules.get(module)
+    spec = getattr(script, "__spec__", None)  # there is one for `python -m package.module`
+    named = str(getattr(spec, "name", module))
+    return named if named not in _SCRIPTS else _stem(getattr(script, "__file__", None) or "__main__")
+
+
+_SCRIPTS: Final = frozenset({"__main__", "__mp_main__"})
+"""What a script is called as a module, in its process and in those that `multiprocessing` starts from there."""
+
+
+@functools.lru_cache(maxsize=100)
+def _stem(file: str) -> str:
+    return PurePath(file).stem
+
+
 def _class(kind: type) -> bytes:
-    name = _text(kind.__module__) + _text(kind.__qualname__)
+    name = _text(module_of(kind)) + _text(kind.__qualname__)
     if _is_found(kind):
         return name
     # Its name says too little: it was made in a function, say, where another one may have been made.
-    facts = [fact for base in kind.__mro__ for fact in (base.__module__, base.__qualname__, *_annotations(base))]
+    facts = [fact for base in kind.__mro__ for fact in (module_of(base), base.__qualname__, *_annotations(base))]
     return name + b"C%d:%s" % (len(facts), b"".join(map(_text, facts)))
 
 
@@ -127,10 +153,45 @@ def _annotations(kind: type) -> list[str]:
     if _is_found(kind):
         return []
     said = inspect.get_annotations(kind).items()
-    return [text for name, told in said for text in (name, _ADDRESS.sub("", told if type(told) is str else repr(told)))]
+    return [text for name, told in said for text in (name, annotation_text(told))]
+
+
+def annotation_text(told: Any) -> str:
+    """A type as a text that is the same in every process.
+
+    >>> annotation_text(dict[str, Annotated[int, frozenset({"a"})] | None])[:38]
+    'builtins.dict[builtins.str, Union[Anno'
+    """
+    if isinstance(told, str):
+        return told
+    if isinstance(told, type):
+        return f"{module_of(told)}.{told.__qualname__}"
+    if isinstance(told, list):  # the parameters of a `Callable`
+        return f"[{', '.join(map(annotation_text, told))}]"
+    origin = get_origin(told)
+    if origin is Annotated or origin is Literal:
+        is_literal = origin is Literal
+        types, values = ((), told.__args__) if is_literal else (told.__args__, told.__metadata__)
+        texts = [*map(annotation_text, types), *map(_value_text, values)]
+        return f"{'Literal' if is_literal else 'Annotated'}[{', '.join(texts)}]"
+    if origin is not None:
+        name = "Union" if origin in (Union, UnionType) else annotation_text(origin)
+        return f"{name}[{', '.join(map(annotation_text, get_args(told)))}]"
+    return _value_text(told)
+
+
+def _value_text(value: Any) -> str:
+    """What is said beside a type, as a text that lasts: its identity, or what it says of itself."""
+    try:
+        return Walk().node(value, ("value",), 0).hex()
+    except Unidentified:
+        text = _ADDRESS.sub("", repr(value))
+    # There may be sets in it, which say what they hold in any order.
+    return " ".join(sorted(_BETWEEN.split(text))) if "{" in text else text
 
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+_BETWEEN: Final = re.compile(r"[\s,{}()\[\]]+")
 
 
 _SCALARS: dict[type, Callable[[Any], bytes]] = {

@@ -10,6 +10,8 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -24,7 +26,16 @@ from holdfast.encoding import MAX_DEPTH
 from holdfast.errors import UnstorableValue
 from holdfast.scalars import TAG
 
-__all__ = ["CONTAINERS", "LEAVES", "NotPlain", "Values", "are_same", "are_same_names"]
+__all__ = [
+    "CONTAINERS",
+    "LEAVES",
+    "NotPlain",
+    "Values",
+    "are_only_there",
+    "are_same",
+    "are_same_names",
+    "is_only_in",
+]
 
 LEAVES: Final = frozenset(
     {NoneType, bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID, complex}
@@ -114,15 +125,23 @@ class Values:
             return copies
         if self._below is None or self._kind is None:
             return self._values.copy()
-        is_flat = self._below._kind is None and not self._below._groups
-        if self._kind is dict and is_flat:
-            return list(map(dict.copy, self._values))
-        if self._kind is list and is_flat:
-            return list(map(list.copy, self._values))
+        if self._kind is not tuple and self._below._are_leaves:
+            return list(map(self._kind.copy, self._values))  # type: ignore[attr-defined]  # a list or a dict
         members = iter(self._below.copies())
         if self._kind is dict:
             return [dict(zip(value, islice(members, len(value)), strict=True)) for value in self._values]
         return [self._kind(islice(members, length)) for length in self._lengths]
+
+    @property
+    def _are_leaves(self) -> bool:
+        return self._kind is None and not self._groups
+
+    @property
+    def are_flat(self) -> bool:
+        """Whether they hold no containers that hold containers."""
+        if self._groups:
+            return all(group.are_flat for _, _, group in self._groups)
+        return self._below is None or self._below._are_leaves
 
     def are(self, others: Sequence[Any]) -> bool:
         """Whether as many other values are the same, pair by pair."""
@@ -135,8 +154,61 @@ class Values:
         if self._kind is dict:
             if not are_same_names(self._names, list(chain.from_iterable(others))):
                 return False
+            members = gc.get_referents(*others) if self._below._are_leaves else []
+            if self._below._are_leaves and len(members) == len(self._names):
+                # What a dict with names for keys refers to are its values, in their order.
+                return _are_same_leaves(self._below._values, members)
             others = list(map(_values, others))
         return self._below.are(list(chain.from_iterable(others)))
+
+
+def are_only_there(values: list[Any], *, levels: int = MAX_DEPTH) -> bool:
+    """Whether no container among values, or inside of them, is held by anything but what holds it there.
+
+    Args:
+        values: what one container holds, in a list that only the caller has.
+        levels: how many levels of containers there can be.
+
+    >>> posts = [{"tags": ["a"]}]
+    >>> are_only_there(posts.copy())
+    True
+    >>> tags = posts[0]["tags"]
+    >>> are_only_there(posts.copy())
+    False
+    """
+    while levels:
+        if not set(map(type, values)) <= CONTAINERS:
+            values = [value for value in values if type(value) in CONTAINERS]
+        if not values:
+            break
+        if set(map(_references, values)) != _OF_TWO:
+            return False
+        levels -= 1
+        if levels:
+            values = gc.get_referents(*values)
+    return True
+
+
+def is_only_in(holder: list[Any], *, and_one_more: bool = False) -> bool:
+    """Whether nothing holds the one value of a list but this list, and one more if there is to be one.
+
+    >>> is_only_in([[]]), is_only_in([CONTAINERS])
+    (True, False)
+    """
+    return set(map(_references, holder)) == (_OF_TWO if and_one_more else _OF_ONE)
+
+
+_references: Final = getattr(sys, "getrefcount", id)
+"""Where references are not counted, nothing is found to be held by so few."""
+
+
+def _counted(others: list[list[Any]]) -> set[int]:
+    return set(map(_references, others.copy()))
+
+
+# Measured, because versions of Python count those references differently which the counting itself takes.
+_OF_TWO: Final = _counted([[]])
+_OF_ONE: Final = {count - 1 for count in _OF_TWO}
 
 
 def are_same(old: Any, new: Any) -> bool:

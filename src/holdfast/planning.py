@@ -12,10 +12,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from holdfast import clock, codec, recorded
 from holdfast.agent import Agent
@@ -28,6 +29,7 @@ from holdfast.errors import HoldfastError, InvalidInput, StepKeyError
 from holdfast.explaining import MOST_ENTRIES, Earlier, ago, earlier_of, reason, recorded_parts
 from holdfast.records import Entry, Place, Run, RunStatus, Savings, StepRecord
 from holdfast.response import RunResponse
+from holdfast.run_function import parted
 from holdfast.step_keys import parts_for_others, shortened
 from holdfast.storage.base import Storage
 from holdfast.workflow import Workflow
@@ -136,18 +138,18 @@ def plan(
 def _last_run(workflow: Workflow, arguments: Mapping[str, Any], storage: Storage, session_id: str | None) -> Run | None:
     """The last run of the same input that has completed, else the last one that has ended."""
     parameters = Parameters(inspect.unwrap(type(workflow).run), skipped=1)
-    wanted = _identity(codec.encode_or_mark(parameters.given((), arguments), workflow._types))
+    wanted = _identity(codec.encode_or_mark(parameters.given((), arguments), workflow._types), parameters)
     found = [
         run
         for run in storage.find_runs(workflow.user_id or "", session_id=session_id, limit=MOST_RUNS)
-        if run.workflow == workflow.name and run.status not in _GOING_ON and _identity(run.input) == wanted
+        if run.workflow == workflow.name and run.status not in _GOING_ON and _identity(run.input, parameters) == wanted
     ]
     return next((run for run in found if run.status is RunStatus.completed), found[0] if found else None)
 
 
-def _identity(data: bytes | None) -> bytes | None:
-    """What an input is, whatever the order in which its arguments were given."""
-    return None if data is None else digest_or_none(parse_json(data))
+def _identity(data: bytes | None, parameters: Parameters) -> bytes | None:
+    """What an input is, whatever the order in which its arguments were given, and what it may do with kept results."""
+    return None if data is None else digest_or_none(parted(parse_json(data), parameters)[0])
 
 
 @dataclass(frozen=True, slots=True)

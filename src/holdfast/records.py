@@ -29,8 +29,7 @@ class RunStatus(StrEnum):
     interrupted = "interrupted"
 
 
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
+class SessionInfo(msgspec.Struct, frozen=True):
     """The head of one stored session."""
 
     owner: str
@@ -48,7 +47,7 @@ class SessionInfo:
 
 
 class StoredValue(msgspec.Struct, frozen=True, gc=False):
-    """One top-level value of a snapshot. A struct, not a dataclass: a load makes one for each name."""
+    """One top-level value of a snapshot. A load makes one for each name."""
 
     name: str
     size: int
@@ -57,8 +56,7 @@ class StoredValue(msgspec.Struct, frozen=True, gc=False):
     """None when it was left out because the session is large: `Storage.read_values` brings it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One committed change of a session: what makes version `version` out of `version - 1`."""
 
     version: int
@@ -68,8 +66,7 @@ class Change:
     patch: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSession:
+class StoredSession(msgspec.Struct, frozen=True):
     """What `Storage.load` found: all values as of `info.snapshot_version`, in the order of the document, and the
     changes since, oldest first.
 
@@ -82,16 +79,14 @@ class StoredSession:
     changes: tuple[Change, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """The version of a session that a caller already holds in memory."""
 
     incarnation: str
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """What the document is after a commit, for the values to be stored whole with it.
 
     The storage takes every name that has no value here from the session's newest snapshot, whoever made that.
@@ -104,8 +99,7 @@ class Snapshot:
     committer knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """What ended a failed run."""
 
     type: str
@@ -145,8 +139,7 @@ class Savings:
         return Savings(self.hits + other.hits, self.seconds + other.seconds, self.usage + other.usage)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """The record of one run."""
 
     run_id: str
@@ -183,8 +176,7 @@ INPUT_LABELS = ("argument ", "variable ", "held", "key", "depends")
 """How the labels of parts begin that a call was given."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
+class StepRecord(msgspec.Struct, frozen=True):
     """One step of a run that ended well."""
 
     number: int
@@ -222,8 +214,7 @@ class Place(NamedTuple):
     """Of the only session that it is for, if it is; it goes when that session is deleted or renamed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """The result of a step, kept for later runs."""
 
     place: Place
@@ -254,8 +245,7 @@ class Entry:
     """When it was found last, as far as that has been recorded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """One atomic write. Without a patch it writes the run record only and the session's version stays."""
 
     owner: str
@@ -292,8 +282,7 @@ class Commit:
     alive; None for now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """Asks for the lease of a session, or goes on holding it."""
 
     owner: str
@@ -310,8 +299,7 @@ class Claim:
     """Whether it was held already, so that it cannot be claimed anew when it is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One thing that `Storage.check` found to be damaged."""
 
     where: str

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from holdfast import patch
 from holdfast.declared import NO_TYPES
@@ -30,8 +31,7 @@ Winner = Literal["ours", "theirs"]
 """Who wins where both changed one place: the refused changes, or what is stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(msgspec.Struct, frozen=True):
     """What applying the refused changes would do."""
 
     version: int

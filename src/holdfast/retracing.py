@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import eq
 from typing import Any
 
 import msgspec
@@ -145,6 +146,7 @@ class Undoing:
         changes = () if stored is None else storage.changes(run.owner, run.session_id, after=run.base_version)
         if len(changes) != self.version - run.base_version:
             raise self._not_resumable("not all changes of its session since its start are kept (keep_history)")
+        self._changes = changes
         if any(change.run_id == run.run_id for change in changes):
             self._undo(changes)
 
@@ -209,8 +211,20 @@ class Undoing:
         return Pending(operations, new, ())
 
     def _refuse(self, overlap: Overlap) -> bytes | None:
-        place = pointer_of(tuple(map(str, overlap.path)))
-        raise self._not_resumable(f"another run has changed {place} since, which it had changed as well")
+        path = tuple(map(str, overlap.path))
+        raise self._not_resumable(
+            f"{self._changed_by(path)} changed {pointer_of(path)} since, which it had changed as well"
+        )
+
+    def _changed_by(self, path: tuple[str, ...]) -> str:
+        """Who has changed a place last."""
+        for change in reversed(self._changes):
+            if change.run_id != self._run.run_id:
+                for operation in decode_patch(change.patch):
+                    if all(map(eq, operation.path, path)):  # at the place, around it or inside of it
+                        who = f"run {change.run_id!r}" if change.run_id else "code outside of runs"
+                        return f"{who} (version {change.version})"
+        return "somebody else"
 
     def _not_resumable(self, reason: str) -> RunNotResumable:
         return RunNotResumable(run_id=self._run.run_id, session_id=self._run.session_id, reason=reason)

@@ -2,13 +2,14 @@
 
 Rules that must stay true:
 - whoever calls it gets what a call of the function would give: a value, an iterator, an awaitable, an async iterator;
-- a run goes on, after a crash, with exactly the arguments that were recorded, or not at all.
+- a run goes on, after a crash, with exactly the arguments that were recorded, or not at all; what it might do with
+  results that are kept for other runs, it may do then.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, NoReturn, Protocol, TypeGuard
 from weakref import ref
 
@@ -57,7 +58,7 @@ class RunFunction:
         names = self.parameters.names
         options = {name: kwargs.pop(name) for name in OPTIONS & kwargs.keys() if name not in names}
         given = self.parameters.given(args, kwargs)
-        active = workflow._new_run(given)
+        active = workflow._new_run({**given, **chosen(options)})
         active.control = control_in({**given, **options})
         return self._started(workflow, active, args, kwargs, events=bool(options.get("stream_events", False)))
 
@@ -69,9 +70,9 @@ class RunFunction:
         """
         if record.status is RunStatus.completed:
             return self._recorded(_completed(record, workflow._types), events=events)
-        args, kwargs = self._arguments(record, workflow._types)
+        args, kwargs, options = self._arguments(record, workflow._types)
         active = workflow._next_attempt(record)
-        active.control = control_in(self.parameters.given(args, kwargs))
+        active.control = control_in({**self.parameters.given(args, kwargs), **options})
         return self._started(workflow, active, args, kwargs, events=events)
 
     def _started(
@@ -92,8 +93,8 @@ class RunFunction:
             return response
         return _aiter(response) if self.kind == "astream" or events else _avalue(response)
 
-    def _arguments(self, record: Run, types: Types) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments that a run was given.
+    def _arguments(self, record: Run, types: Types) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        """The arguments that a run was given, and what it may do with results that are kept.
 
         Raises:
             RunNotResumable: they are not recorded as they were, or `run()` takes others now.
@@ -101,11 +102,28 @@ class RunFunction:
         if not _is_whole(record.input):
             raise _not_resumable(record, "an argument of it could not be recorded as it was, so that it is not known")
         try:
-            return self.parameters.call_with(codec.decode(record.input, types, "input"))
+            given, options = parted(codec.decode(record.input, types, "input"), self.parameters)
+            return *self.parameters.call_with(given), options
         except HoldfastError as error:
             raise _not_resumable(record, f"its recorded arguments cannot be read: {error}") from error
         except TypeError as error:
             raise _not_resumable(record, f"run() takes other arguments now: {error}") from error
+
+
+def chosen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that say what a run may do with results, unless that is what it may do anyway.
+
+    >>> chosen({"stream_events": True, "use_cache": True, "refresh": True})
+    {'refresh': True}
+    """
+    anyway = {"use_cache": True, "refresh": False, "only_if_cached": False}
+    return {name: options[name] for name in CONTROLS if name in options and options[name] is not anyway[name]}
+
+
+def parted(recorded: Mapping[str, Any], parameters: Parameters) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is recorded as the input of a run: its arguments, and the options beside them that `chosen` gave."""
+    options = {name: recorded[name] for name in CONTROLS if name in recorded and name not in parameters.names}
+    return {name: value for name, value in recorded.items() if name not in options}, options
 
 
 def may_be_resumed(record: Run) -> bool:

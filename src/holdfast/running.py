@@ -18,9 +18,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any
 from weakref import ReferenceType
+
+from msgspec.structs import replace
 
 from holdfast import clock, codec
 from holdfast.caching import ALL, controlled
@@ -323,6 +324,7 @@ class ActiveRun:
         self.session.settle()
         if problems:
             raise UnstorableValue(problems)
+        self.session.give_back()
 
     def saved_patches(self) -> list[bytes]:
         """The patches committed since the last call, oldest first."""

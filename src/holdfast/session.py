@@ -17,9 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
 
 from holdfast import clock, codec, patch
 from holdfast.conflicts import Policy, Refused, Settling, Unanswered, refused_answer
@@ -47,6 +48,7 @@ from holdfast.standing import Merged, Pending, Problems, Standing, with_seeds
 from holdfast.state import SessionState
 from holdfast.storage.base import StepCache, Storage
 from holdfast.stored import StoredDocument, recent
+from holdfast.threads import others_may_change_values
 from holdfast.values import StoredValues
 
 if TYPE_CHECKING:
@@ -59,16 +61,14 @@ RETRY_AFTER = (0.002, 0.1)
 """Seconds between two tries to commit to a session that somebody else has to himself: at first, and at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(msgspec.Struct, frozen=True):
     """What a commit stored, and what it could not."""
 
     patch: bytes | None
     problems: Problems
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
+class Beside(msgspec.Struct, frozen=True):
     """What is written in one transaction with a change."""
 
     run_id: str = ""
@@ -89,16 +89,14 @@ Inside: TypeAlias = tuple[list[Operation], Original]
 """What was changed inside of a value, and what that makes of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True):
     """What was found pending, and in comparison with what."""
 
     view: StoredDocument
     pending: Pending
 
 
-@dataclass
-class _Attempt:
+class _Attempt(msgspec.Struct):
     """One commit, from its first try to its outcome."""
 
     pending: Pending
@@ -106,7 +104,7 @@ class _Attempt:
     settling: Settling
     parts: Mapping[str, Any]
     """Fields of the commit that stay the same however often it is made anew."""
-    made: list[tuple[Commit, Standing]] = field(default_factory=list)
+    made: list[tuple[Commit, Standing]] = msgspec.field(default_factory=list)
     """What it was made into, with where the session stands if that is what is stored."""
     seen: int = 0
     """The newest version that it met."""
@@ -238,6 +236,13 @@ class Session:
                 return
             with contextlib.suppress(StateConflict):  # the next commit meets it, and says so
                 self._bring_in(self._here(), pending)
+
+    def give_back(self) -> None:
+        """Let go of values of the live state that nobody holds. All of it must be stored, or have been refused."""
+        with self._lock:
+            is_known = self._unresolved is None and self._refused is None and self._here().is_level
+            if is_known and not others_may_change_values():
+                self._live.give_back(self._here().view)
 
     def refresh(self) -> None:
         """Bring what others have committed into the live state; what is pending stays so.
@@ -678,7 +683,7 @@ class Session:
         here = self._standing
         document = standing.stored
         if here is None or document is not here.view or self._refused is not None:
-            touched = [name for key, _ in self._live.state.snapshot()[1] if (name := self._live.name_or_none(key))]
+            touched = [name for key, _ in self._live.state.touched() if (name := self._live.name_or_none(key))]
             edits = standing.edits_at(touched, self._values) if touched and not standing.is_level else Members({})
             self._move(document, edits, Standing.level(document))
         self._refused = None

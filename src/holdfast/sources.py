@@ -22,6 +22,7 @@ from types import CodeType, FunctionType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from holdfast.canonical import combine, digest_or_none, identity
+from holdfast.pieces import module_of
 from holdfast.threads import lock_for_forks
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "codes_in",
     "functions_in",
     "is_what_runs",
+    "layers_in",
     "names_in",
     "text_digest",
     "tree_of",
@@ -231,8 +233,16 @@ def functions_in(attribute: Any) -> Iterator[FunctionType]:
     >>> [function.__name__ for function in functions_in(property(lambda self: 1))]
     ['<lambda>']
     """
-    if isinstance(attribute, FunctionType):
-        yield attribute
+    return (item for item in layers_in(attribute) if isinstance(item, FunctionType))
+
+
+def layers_in(attribute: Any) -> Iterator[Any]:
+    """An attribute of a class, and all that it is put around.
+
+    >>> [type(layer).__name__ for layer in layers_in(property(lambda self: 1))]
+    ['property', 'function']
+    """
+    yield attribute
     if isinstance(attribute, property):
         inner = [attribute.fget, attribute.fset, attribute.fdel]
     else:
@@ -240,7 +250,7 @@ def functions_in(attribute: Any) -> Iterator[FunctionType]:
         inner = [vars_of(attribute).get("func"), getattr(attribute, "__wrapped__", None)]
     for item in inner:
         if item is not None:
-            yield from functions_in(item)
+            yield from layers_in(item)
 
 
 def bound_in(attribute: Any) -> list[Any]:
@@ -297,7 +307,7 @@ def _facts(cls: type) -> list[Any]:
         name: value if isinstance(value, str) else getattr(value, "__qualname__", "")
         for name, value in vars(cls).get("__annotations__", {}).items()
     }
-    bases = [f"{base.__module__}.{base.__qualname__}" for base in cls.__bases__]
+    bases = [f"{module_of(base)}.{base.__qualname__}" for base in cls.__bases__]
     return [
         cls.__qualname__,
         bases,

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from holdfast import clock
 from holdfast.declared import Types
@@ -29,8 +30,7 @@ Problems = tuple[tuple[str, str], ...]
 """Paths of values that cannot be stored, each with the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True):
     """What the live state has that is not stored: a patch, the new values, and what cannot be stored and why."""
 
     operations: list[Operation]
@@ -38,21 +38,20 @@ class Pending:
     values: Mapping[str, bytes]
     """The encoded live values of all names that changed, but for those that have an original."""
     problems: Problems
-    seeds: Mapping[str, bytes] = field(default_factory=dict)
+    seeds: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     """Of new names: what their values were before they were changed, see `Whole.seed`."""
-    originals: Mapping[str, Original] = field(default_factory=dict)
+    originals: Mapping[str, Original] = msgspec.field(default_factory=dict)
     """The live values of names that changed inside only."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """What a live state was compared with, and what is stored."""
 
     view: StoredDocument
     """What the live state was when it was loaded, or committed last."""
     stored: StoredDocument
     """The newest version that is known."""
-    others: Members = field(default_factory=Members)
+    others: Members = msgspec.field(default_factory=Members)
     """What others changed, as edits of the view."""
     later: tuple[Operation, ...] = ()
     """What others changed after that, at names that this session has not changed since: operations, still to be
@@ -182,8 +181,7 @@ def seeds_in(operations: Iterable[Operation]) -> dict[str, bytes]:
     return seeds
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(msgspec.Struct, frozen=True):
     """What was pending, brought together with what others changed."""
 
     operations: list[Operation]

@@ -85,6 +85,10 @@ class SessionState(dict[Any, Any]):
         for key in undecoded:
             self._touch(key, UNDECODED)
 
+    def touched(self) -> list[tuple[Any, Any]]:
+        """The keys of values that were asked for or put here, with these."""
+        return [item for item in list(dict.items(self)) if item[1] is not UNDECODED]
+
     def snapshot(self) -> tuple[list[Any], list[tuple[Any, Any]]]:
         """All keys, and the touched ones with their values, at one moment.
 

@@ -14,6 +14,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable
+from typing import Any, Final, TypeAlias
 
 from holdfast import clock
 from holdfast.asked import Asked, decoded, encoded, replayed, restore_agents, warn
@@ -50,6 +51,12 @@ KEEP_TRIES = 3
 KEEP_PAUSE = 0.5
 """How often the record of what was paid for is written, and seconds between two tries."""
 
+_PASSING: Final = (StorageBusy, StorageUnavailable, OutcomeUnknown)
+"""Why a commit may be tried again."""
+
+Unsaved: TypeAlias = tuple[Callable[[], None], StorageError]
+"""What is to be done once more, and why it was not done."""
+
 
 # -- a step of the run's own scope ----------------------------------------------------------------------------------
 
@@ -79,41 +86,69 @@ def in_run(asked: Asked) -> Flow:
         number = run.steps.next_number()
     asked.tell(RunEvent.step_started)
     frame = asked.frame(number, occurrence, may_use_state=not is_parallel())
-    given, change, is_known, collected = yield from _with_changes(asked, frame)
-    if is_known and asked.step.keeps(given.value):
-        if change is None:  # else it may be a part of the session state, whose changes are made again
-            look_at_arguments(asked)
-        record = asked.record(
-            number,
-            occurrence,
-            frame,
-            key=key,
-            is_hit=False,
-            seconds=asked.seconds,
-            usage=asked.meter.usage,
-            patch=None if change is None else change.to_bytes(),
-            result=encoded(asked, given),
-        )
-        yield from _kept(asked, given, functools.partial(run.save_step, record, collected))
+    given, unsaved = yield from _in_turns(asked, frame, functools.partial(_recorded, asked, frame, key, occurrence))
+    if unsaved is not None:
+        yield from _kept(asked, given, *unsaved)
     asked.tell(RunEvent.step_completed, cached=False, seconds=asked.seconds)
     asked.value = given.value
     return given.value
 
 
-def _with_changes(asked: Asked, frame: Frame, lease: EntryLease | None = None) -> Flow:
-    """Compute it, and find out what it changed in the session state: what it gave, and what `changed` says."""
+def _in_turns(asked: Asked, frame: Frame, settle: Callable[[Given], Any], lease: EntryLease | None = None) -> Flow:
+    """Compute it in a run, and settle what it has changed: what it gave, and what `settle` returned.
+
+    That is one piece of work, which is done whole: a task that is cancelled at this moment has kept what it computed.
+    """
     assert asked.run is not None
-    asked.turns = Turns(asked.session, asked.run.steps.at_work, frame)
+    turns = asked.turns = Turns(asked.session, asked.run.steps.at_work, frame)
     frame.is_apart = asked.run.is_apart
     try:
-        yield Store(asked.turns.begin)
+        yield Store(turns.begin)
         given = yield from computed(asked, frame, lease)
-        change, is_known, collected = yield from changed(asked)
+        settled = yield Store(functools.partial(settle, given))
     finally:
-        asked.turns.end()
+        turns.end()
+    return given, settled
+
+
+def _recorded(asked: Asked, frame: Frame, key: bytes, occurrence: int, given: Given) -> Unsaved | None:
+    """Record a step of the run's own scope; what is to be tried again if the storage cannot be reached now."""
+    assert asked.run is not None
+    change, is_known, collected = changed(asked)
     if change is not None:
         require_own(asked, frame)
-    return given, change, is_known, collected
+    if not is_known or not asked.step.keeps(given.value):
+        return None
+    if change is None:  # else it may be a part of the session state, whose changes are made again
+        look_at_arguments(asked)
+    record = asked.record(
+        frame.number,
+        occurrence,
+        frame,
+        key=key,
+        is_hit=False,
+        seconds=asked.seconds,
+        usage=asked.meter.usage,
+        patch=None if change is None else change.to_bytes(),
+        result=encoded(asked, given),
+    )
+    save = functools.partial(asked.run.save_step, record, collected)
+    try:
+        save()
+    except _PASSING as error:
+        return save, error
+    except StorageError as error:
+        raise StepPersistError(step=asked.name, reason=str(error), result=given.value) from error
+    asked.run.steps.has_results = True
+    return None
+
+
+def _is_known(asked: Asked, frame: Frame, _: Given) -> bool:
+    """Whether it is known of a step of wider scope that it has changed nothing."""
+    change, is_known, _collected = changed(asked)
+    if change is not None:
+        require_own(asked, frame)
+    return is_known
 
 
 def _repeat(asked: Asked, change: StateChange) -> None:
@@ -130,21 +165,21 @@ def _repeat(asked: Asked, change: StateChange) -> None:
         ) from None
 
 
-def _kept(asked: Asked, given: Given, save: Callable[[], None]) -> Flow:
-    """Commit the record of a step, trying again while the storage cannot be reached."""
-    for tried in range(1, KEEP_TRIES + 1):
+def _kept(asked: Asked, given: Given, save: Callable[[], None], error: StorageError) -> Flow:
+    """Commit the record of a step that could not be committed at once."""
+    for tried in range(1, KEEP_TRIES):
+        yield Pause(KEEP_PAUSE * tried)
         try:
             yield Store(save)
-        except (StorageBusy, StorageUnavailable, OutcomeUnknown) as error:
-            if tried == KEEP_TRIES:
-                raise StepPersistError(step=asked.name, reason=str(error), result=given.value) from error
-            yield Pause(KEEP_PAUSE * tried)
-        except StorageError as error:
-            raise StepPersistError(step=asked.name, reason=str(error), result=given.value) from error
+        except _PASSING as again:
+            error = again
+        except StorageError as failure:
+            raise StepPersistError(step=asked.name, reason=str(failure), result=given.value) from failure
         else:
             assert asked.run is not None
             asked.run.steps.has_results = True
             return
+    raise StepPersistError(step=asked.name, reason=str(error), result=given.value) from error
 
 
 # -- a step of wider scope ------------------------------------------------------------------------------------------
@@ -155,6 +190,8 @@ def for_others(asked: Asked) -> Flow:
     if asked.found is not None:
         return (yield from _hit(asked, *asked.found))
     control = allowed()
+    if not (control.reads or control.computes):
+        raise CacheMiss(step=asked.name, arguments=asked.arguments())
     if asked.is_down or not (control.reads or control.writes):
         return (yield from _only_computed(asked))
     entry = None if asked.has_looked else (yield Store(functools.partial(_find, asked)))
@@ -423,5 +460,5 @@ def _alone(asked: Asked, lease: EntryLease | None) -> Flow:
     frame.flight = asked.flight
     if run is None:
         return (yield from computed(asked, frame, lease)), frame, True
-    given, _, is_known, _ = yield from _with_changes(asked, frame, lease)
+    given, is_known = yield from _in_turns(asked, frame, functools.partial(_is_known, asked, frame), lease)
     return given, frame, is_known

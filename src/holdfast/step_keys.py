@@ -25,7 +25,7 @@ from holdfast.declared_steps import Known, Step
 from holdfast.errors import StepKeyError
 from holdfast.fingerprint import VARIABLE_ADVICE, Special, code_parts, is_workflow
 from holdfast.methods import MethodParts, method_parts
-from holdfast.pieces import Unidentified
+from holdfast.pieces import Unidentified, module_of
 from holdfast.records import CODE_LABELS
 from holdfast.sources import assigned_in
 from holdfast.step_owner import StepOwner
@@ -216,7 +216,7 @@ def _named_and_held(value: Any) -> bytes:
     kind = value if hasattr(value, "__qualname__") else type(value)
     defaults = [*(getattr(value, "__defaults__", None) or ()), getattr(value, "__kwdefaults__", None)]
     held = [told for item in (value, *defaults) for told in _held_by(item)]
-    return combine([f"{kind.__module__}.{kind.__qualname__}".encode(), *held])
+    return combine([f"{module_of(kind)}.{kind.__qualname__}".encode(), *held])
 
 
 _HOLDERS: Final = (functools.partial, MethodType, FunctionType)

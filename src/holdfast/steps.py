@@ -94,7 +94,7 @@ def step(  # noqa: PLR0913  # each is an option that may be left out
     may be plain, a generator, a coroutine function or an async generator. In a method, `self` is no argument.
 
     Args:
-        name: the name of the step; the function's when absent.
+        name: the name of the step; the function's when absent, of one that is no method with its module's in the run.
         cache: a `Cache`, or the name of a scope such as `"session"`, to keep the result for later runs.
         version: with a `cache`: stands for the code, which is not looked at then.
         key: called with the arguments (without `self`); what it returns stands for them.
@@ -142,6 +142,7 @@ def step(  # noqa: PLR0913  # each is an option that may be left out
             store_if=store_if,
             retries=retries,
             timeout=timeout,
+            is_named=name is not None,
         )
         declared = Step(function, options)
         if options.ignore:
@@ -262,7 +263,10 @@ def identified(
             declared.require_named(dir(args[0]) if args else ())
         if declared.takes:
             parts |= variables_of(declared)
-        key = key_of((scope, options.name), parts)
+        # Functions of two modules may be called alike. A method may move to another class, and a name that was given,
+        # also to an inline step, may be one that was chosen to last.
+        is_function = not (is_method or options.is_named or declared.is_inline)
+        key = key_of((scope, options.name, declared.identity) if is_function else (scope, options.name), parts)
     else:
         scope = cache.scope
         parts |= parts_for_others(declared, workflow, is_method=is_method)

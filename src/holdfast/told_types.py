@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from holdfast.canonical import identity
 from holdfast.declared import Types
+from holdfast.fingerprint import own_classes
 from holdfast.pieces import Unidentified
 from holdfast.sources import Memory, class_digest
 
@@ -92,8 +93,11 @@ def _is_model(cls: type) -> bool:
 _schema_of: Memory[Any] = Memory(lambda cls: cls.model_json_schema())
 
 
-_validators_of: Memory[Any] = Memory(lambda cls: [class_digest(each) for each in Types([cls]).classes])
-"""What its text says beside the schema, and those of the classes of its fields: validators decide what is an answer."""
+_validators_of: Memory[Any] = Memory(
+    lambda cls: [class_digest(own) for each in Types([cls]).classes for own in (own_classes(each) or [each])]
+)
+"""What its text says beside the schema, those of the classes of its fields, and those of what these inherit from:
+validators decide what is an answer."""
 
 
 def _default_told(spec: dataclasses.Field[Any]) -> Any:

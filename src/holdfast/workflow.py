@@ -14,9 +14,10 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from weakref import WeakKeyDictionary, ref
+
+from msgspec.structs import replace
 
 from holdfast import clock, codec
 from holdfast.agent import Agent, is_pydantic_agent
@@ -186,8 +187,8 @@ class Workflow(Stepping):
 
         Raises:
             RunNotFound: the session has no such run.
-            RunNotResumable: it is still going on; others have changed what it had changed; or what was recorded of it
-                does not suffice.
+            RunNotResumable: it is one of another workflow; it is still going on; others have changed what it had
+                changed; or what was recorded of it does not suffice.
             RunTakenOver: somebody else has just resumed it.
 
         >>> class Counter(Workflow):
@@ -209,6 +210,13 @@ class Workflow(Stepping):
         if not found:
             raise RunNotFound(run_id=run_id, where=f"session {self.session_id!r}")
         (record,) = found
+        if record.workflow != self.name:
+            raise RunNotResumable(
+                run_id=run_id,
+                session_id=self.session_id,
+                reason=f"it is one of workflow {record.workflow!r}, and this is {self.name!r}; a class that was "
+                f"renamed says name = {record.workflow!r}",
+            )
         if record.status in (RunStatus.running, RunStatus.waiting):
             raise RunNotResumable(
                 run_id=run_id,

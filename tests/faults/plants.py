@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest import mock
+
+from msgspec.structs import replace
 
 from holdfast import codec, patch, recorded, step_flow
 from holdfast.asked import Asked

@@ -4,7 +4,8 @@ and never stored."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from holdfast.records import Run, RunStatus
 from holdfast.storage.base import STALE_AFTER

@@ -9,7 +9,8 @@ Rules that must stay true:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from holdfast.errors import CorruptData, SessionDeleted, SessionNotFound, VersionNotKept
 from holdfast.records import Change, Known, Run, SessionInfo, StepRecord, StoredSession, StoredValue

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 from msgspec import DecodeError, msgpack
+from msgspec.structs import replace
 
 from holdfast.errors import CorruptData, MalformedData
 from holdfast.records import Change, Failure, Run, RunStatus, Savings, SessionInfo, StoredValue, Usage
@@ -56,8 +57,7 @@ def checksum(kind: str, *columns: Column) -> bytes:
         return b""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """The row of a session: what callers see of it, and how much of its history is forgotten."""
 
     info: SessionInfo

@@ -13,9 +13,10 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+import msgspec
 
 from holdfast import clock
 from holdfast.errors import InvalidInput, StorageClosed
@@ -376,8 +377,7 @@ def table_names(database: str | os.PathLike[str], *, lock_timeout: float = 30.0)
         registry.detach(place.key, wait=lock_timeout)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """Where a database is."""
 
     key: str

@@ -11,7 +11,7 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from holdfast import clock
 from holdfast.errors import SessionBusy, SessionDeleted, SessionExists, SessionNotFound, VersionConflict
