@@ -170,6 +170,8 @@ class Cancels(Case):
 
     async def ends(self, place: Place, dice: random.Random) -> list[str]:
         found: list[str] = []
+        with place.storage() as storage:
+            stored(storage)  # makes the tables, for which a busy disk may need longer than what follows may wait
         with place.storage(lock_timeout=0.1) as storage:
             for number in range(3 * len(ENDS)):
                 end = ENDS[number % len(ENDS)]
