@@ -470,6 +470,39 @@ def test_what_changed_while_a_step_worked_in_a_task_of_its_own_is_not_taken_for_
     assert asyncio.run(HeldOn(session_id="s", storage=storage).resume(str(workflow.run_id))).content == expected
 
 
+class Left(Workflow):
+    """Ends while a step goes on in another task."""
+
+    @step
+    async def count(self) -> str:
+        await asyncio.sleep(0.05)
+        self.session_state["n"] = self.session_state.get("n", 0) + 1
+        return str(do("count"))
+
+    async def run(self) -> str:
+        self.counting = asyncio.ensure_future(self.count())
+        await asyncio.sleep(0)
+        do("begun")
+        return await self.counting
+
+
+def test_a_step_that_goes_on_after_its_run_has_failed_is_recorded_with_what_it_changed() -> None:
+    storage = MemoryStorage()
+    workflow = Left(session_id="s", storage=storage)
+    broken.add("begun")
+
+    async def check() -> None:
+        with pytest.raises(Broken):
+            await workflow.run()
+        assert await workflow.counting == "count"
+
+    asyncio.run(check())
+    broken.clear()
+    again = Left(session_id="s", storage=storage)
+    assert asyncio.run(again.resume(str(workflow.run_id))).content == "count"
+    assert (again.session_state, done) == ({"n": 1}, ["count", "begun"])
+
+
 class Watched(Workflow):
     """A thread that nobody told of the run looks at the state, or changes it, while a step is computed."""
 

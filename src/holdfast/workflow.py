@@ -160,9 +160,10 @@ class Workflow(Stepping):
             StepStateError: a step that must leave it alone asks for it.
         """
         require_state("self.session_state", self._session)
-        run = self._active
+        known = current.get()
+        run = known if known is not None and known.session is self._session else self._active
         if run is not None:
-            run.steps.at_work.state_is_used(is_known=current.get() is not None)
+            run.steps.at_work.state_is_used(is_known=known is not None)
         return self._session.state
 
     @session_state.setter
