@@ -536,6 +536,36 @@ def test_an_interrupt_between_two_steps_leaves_nothing_held(
     assert [json.loads(c.patch)[0]["value"] for c in storage.changes("", "s")][-1] == expected["a"]
 
 
+def test_an_interrupt_after_a_commit_and_before_its_outcome_is_handed_out_is_not_waited_for(
+    storage: SqlWorkflowStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(storage)
+    writer.commit({"a": 1})
+    right = Request.finish
+    interrupts = [KeyboardInterrupt()]
+    raised: list[BaseException] = []
+
+    def finish(request: Request[Any]) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        right(request)
+
+    def commit() -> None:
+        try:
+            storage.commit(prepared)
+        except BaseException as error:  # looked at below
+            raised.append(error)
+
+    prepared = writer.prepared({"a": 2})
+    monkeypatch.setattr(Request, "finish", finish)
+    thread = threading.Thread(target=commit, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert [type(error) for error in raised] == [KeyboardInterrupt]
+    assert storage.commit(prepared) == 2  # which had been made
+    assert len(storage.changes("", "s")) == 2
+
+
 def test_a_request_is_answered_once_and_settled_when_it_was(storage: SqlWorkflowStorage) -> None:
     request = Request(lambda _: None, None, 1.0, is_durable=True)
     assert request.begin()

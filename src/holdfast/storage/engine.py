@@ -83,6 +83,7 @@ class Engine:
             if unwaited is not None:
                 self._unwaited.append(request)
             if self._is_overtaking() or not self._writer.perform_at_once(request):
+                request.is_queued = True
                 self._queue.put(request)
                 self._serve_queue()
             return None if unwaited is not None else request.outcome(self.where)

@@ -51,6 +51,8 @@ class Request(Generic[T]):
         self._taken: dict[str, str] = {}
         self.is_decided = False
         """Whether `value` or `error` is the outcome."""
+        self.is_queued = False
+        """Whether another thread may be serving it, or is going to."""
         self._is_finished = False
         self._finished = threading.Lock()
         self._finished.acquire()
@@ -106,7 +108,8 @@ class Request(Generic[T]):
     def settle(self) -> None:
         """After an interrupt, wherever it hit: withdraw the request, or wait until its outcome is certain.
 
-        A second interrupt goes through at once.
+        One that no other thread was given is not waited for: the interrupt may have hit after it was served, and before
+        its outcome was handed out. A second interrupt goes through at once.
         """
-        if not self.withdraw() and not self._is_finished:
+        if not self.withdraw() and self.is_queued and not self._is_finished:
             self._finished.acquire()
