@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -17,6 +18,13 @@ from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sql import SqlWorkflowStorage
 
 BACKENDS = ["memory", "sqlite", "postgres"]
+
+
+def printed(*words: str, seed: str, cwd: Path | None = None) -> str:
+    """What Python prints in a new process whose hashes have this seed."""
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(params=BACKENDS)

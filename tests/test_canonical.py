@@ -7,10 +7,8 @@ import datetime as dt
 import enum
 import json
 import math
-import os
 import pathlib
 import re
-import subprocess
 import sys
 import time
 import types
@@ -37,6 +35,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.usage import RequestUsage
 
+from conftest import printed
 from holdfast import canonical, pieces
 from holdfast.canonical import combine, digest_or_none
 from holdfast.errors import StepKeyError
@@ -342,15 +341,7 @@ print(json.dumps([digest(value, "argument x", "s").hex() for value in values]))
 def test_another_process_with_another_hash_seed_and_order_finds_the_same_digests() -> None:
     found = set()
     for seed, order in (("0", "given"), ("1", "reversed"), ("random", "given")):
-        found.add(
-            subprocess.run(
-                [sys.executable, "-c", SCRIPT, order],
-                env={**os.environ, "PYTHONHASHSEED": seed},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-        )
+        found.add(printed("-c", SCRIPT, order, seed=seed))
     assert len(found) == 1
     assert len(set(json.loads(found.pop()))) == 10  # a set and a frozenset of the same are one
 
@@ -408,14 +399,7 @@ def test_a_class_of_a_script_is_the_same_when_it_is_imported_and_with_every_hash
     (package / "__init__.py").touch()
 
     def shown(seed: int, *words: str) -> str:
-        return subprocess.run(
-            [sys.executable, *words],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONHASHSEED": str(seed)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        return printed(*words, seed=str(seed), cwd=tmp_path)
 
     ways = [("models.py",), ("-m", "models"), ("-c", "import models; models.show()"), ("models.py",)]
     assert len({shown(seed, *words) for seed, words in enumerate(ways)}) == 1

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from conftest import printed
 from holdfast import Agent, Workflow, sources
 from holdfast.agent_identity import agents_in
 from holdfast.errors import StepKeyError
@@ -314,16 +315,7 @@ def test_a_program_given_on_the_command_line_has_the_same_parts_with_every_hash_
         "def step(x): return x in {'a', 'b', 'c', 'd'}, [y for y in x]\n"
         "print(sorted(code_parts(step).items()))"
     )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("0", "1", "2")
-    }
+    found = {printed("-c", code, seed=seed) for seed in ("0", "1", "2")}
     assert len(found) == 1
 
 
@@ -629,17 +621,7 @@ def test_a_constant_that_holds_code_is_the_same_with_every_hash_seed(tmp_path: P
     text += "from holdfast.agent_identity import agents_in\nfrom holdfast.fingerprint import code_parts\n"
     text += 'parts = code_parts(step, special=agents_in("x"))\nprint({k: parts[k].hex() for k in sorted(parts)})'
     (tmp_path / "mixed.py").write_text(text)
-    found = {
-        subprocess.run(
-            [sys.executable, "mixed.py"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONHASHSEED": str(seed)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in (1, 2, 3)
-    }
+    found = {printed("mixed.py", seed=seed, cwd=tmp_path) for seed in ("1", "2", "3")}
     assert len(found) == 1
 
 

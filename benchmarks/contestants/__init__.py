@@ -93,6 +93,23 @@ class Sessions:
         raise NotImplementedError
 
 
+class StoredAtOnce(Sessions):
+    """Those whose every append is stored by itself, whatever becomes of the code that makes it."""
+
+    def fail(self, session: str, item: dict[str, Any]) -> None:
+        self.append(session, item)
+        raise Failed
+
+    def stream(self, session: str, items: list[dict[str, Any]]) -> Iterator[Any]:
+        for item in items:
+            self.append(session, item)
+            yield item["id"]
+
+    def die(self, session: str, item: dict[str, Any]) -> None:
+        self.append(session, item)
+        killed()
+
+
 class Steps:
     """A step that returns 1,000 characters, and its cache."""
 

@@ -11,12 +11,12 @@ from google.adk.events import Event, EventActions
 from google.adk.sessions import DatabaseSessionService
 from google.adk.sessions.base_session_service import GetSessionConfig
 
-from contestants import SMALL, Failed, Sessions, Target, killed
+from contestants import SMALL, StoredAtOnce, Target
 
 OF: dict[str, Any] = {"app_name": "runs", "user_id": "user"}
 
 
-class Runs(Sessions):
+class Runs(StoredAtOnce):
     """The list is one key of the state, so that a change of it is the whole list."""
 
     config: GetSessionConfig | None = None
@@ -54,19 +54,11 @@ class Runs(Sessions):
 
         return self.loop.run(find())
 
-    def fail(self, session: str, item: dict[str, Any]) -> None:
-        self.append(session, item)
-        raise Failed
-
     def stream(self, session: str, items: list[dict[str, Any]]) -> Iterator[Any]:
         opened = self.loop.run(self._opened(session))
         for item in items:
             self.loop.run(self._event(opened, self.changed(opened.state, [item])))
             yield item["id"]
-
-    def die(self, session: str, item: dict[str, Any]) -> None:
-        self.append(session, item)
-        killed()
 
     def put(self, session: str, value: Any) -> None:
         self.loop.run(self._run(session, lambda _: {"sibling": 1, "value": value}))

@@ -6,12 +6,12 @@ import functools
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from contestants import SMALL, Failed, Sessions, Steps, Target, computed, killed
+from contestants import SMALL, Sessions, Steps, StoredAtOnce, Target, computed
 
 TIMEOUT = 60.0
 """Seconds to wait for other writers; long, so that the floor never fails."""
@@ -95,7 +95,7 @@ class AutocommittedPostgresInserts(PostgresInserts):
     autocommit = True
 
 
-class Rows(Sessions):
+class Rows(StoredAtOnce):
     """Tables as somebody would lay them out by hand for exactly this: a row for each item and each small key."""
 
     tables = (
@@ -134,19 +134,6 @@ class Rows(Sessions):
         (data,) = self._do("SELECT data FROM item WHERE session = ? AND name = ?", session, name).fetchone()
         text: str = json.loads(data)["text"]
         return text
-
-    def fail(self, session: str, item: dict[str, Any]) -> None:
-        self.append(session, item)
-        raise Failed
-
-    def stream(self, session: str, items: list[dict[str, Any]]) -> Iterator[Any]:
-        for item in items:
-            self.append(session, item)
-            yield item["id"]
-
-    def die(self, session: str, item: dict[str, Any]) -> None:
-        self.append(session, item)
-        killed()
 
     def seed(self, session: str, items: list[dict[str, Any]]) -> None:
         self.connection.execute("BEGIN")

@@ -6,15 +6,15 @@ That is what the library's runner does around each run of an agent. A small key 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from agents.memory.sqlite_session import SQLiteSession
 
-from contestants import SMALL, Failed, Sessions, Target, killed
+from contestants import SMALL, StoredAtOnce, Target
 
 
-class Runs(Sessions):
+class Runs(StoredAtOnce):
     """A new session object for each run."""
 
     def __init__(self, target: Target) -> None:
@@ -31,19 +31,6 @@ class Runs(Sessions):
         items = self.loop.run(self._run(session, []))
         text: str = next(item for item in items if item.get("id") == name)["text"]
         return text
-
-    def fail(self, session: str, item: dict[str, Any]) -> None:
-        self.append(session, item)
-        raise Failed
-
-    def stream(self, session: str, items: list[dict[str, Any]]) -> Iterator[Any]:
-        for item in items:
-            self.append(session, item)
-            yield item["id"]
-
-    def die(self, session: str, item: dict[str, Any]) -> None:
-        self.append(session, item)
-        killed()
 
     def put(self, session: str, value: Any) -> None:
         self.loop.run(self._run(session, _keys({"sibling": 1, "value": value})))

@@ -172,9 +172,20 @@ def _last_responses(asked: Asked, frame: Frame) -> dict[str, RunResponse]:
     }
 
 
-def changed(asked: Asked) -> tuple[StateChange | None, bool, Collected]:
+def own_change(asked: Asked, frame: Frame) -> tuple[StateChange | None, bool, Collected]:
     """What the step has changed in the session state, whether that could be told from what its reader has, and what is
-    pending."""
+    pending.
+
+    Raises:
+        StepStateError: it is a change that a record could not repeat, or not tell whose it is.
+    """
+    change, is_known, collected = _changed(asked)
+    if change is not None:
+        _require_own(asked, frame)
+    return change, is_known, collected
+
+
+def _changed(asked: Asked) -> tuple[StateChange | None, bool, Collected]:
     turns = asked.turns
     assert turns is not None
     change, collected = asked.session.changes_since(turns.mark)
@@ -212,12 +223,7 @@ def _changed_arguments(asked: Asked) -> Iterator[str]:
             yield name
 
 
-def require_own(asked: Asked, frame: Frame) -> None:
-    """Refuse a change of the session state that a record could not repeat, or not tell whose it is.
-
-    Raises:
-        StepStateError: it is one.
-    """
+def _require_own(asked: Asked, frame: Frame) -> None:
     # A container that it was given may be a part of the state.
     is_foreign = frame.is_apart and not frame.has_asked and not any(_changed_arguments(asked))
     if asked.cache is None and not is_parallel() and not frame.beside and not is_foreign:

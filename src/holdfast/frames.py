@@ -88,7 +88,6 @@ class Frame:
         """Agents that it ran, in the order in which they ended."""
         self.beside = ""
         """What else of its run worked at the same time, and may have changed what it seems to have changed."""
-
         self.has_asked = False
         """Whether its code has asked for a session state, so that it may have changed it."""
         self.is_apart = False

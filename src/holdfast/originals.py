@@ -21,8 +21,16 @@ from holdfast import codec
 from holdfast.difference import SAVING, changes_between, displaced, elements_between, size_of
 from holdfast.encoding import MAX_DEPTH
 from holdfast.operations import Operation, Path
-from holdfast.plain import CONTAINERS, NotPlain, Values, are_only_there, are_same, are_same_names, is_only_in
-from holdfast.scalars import TAG
+from holdfast.plain import (
+    CONTAINERS,
+    NotPlain,
+    Values,
+    are_only_there,
+    are_same,
+    are_same_names,
+    is_only_in,
+    require_names,
+)
 
 __all__ = ["Original", "original_of"]
 
@@ -50,14 +58,12 @@ def original_of(value: Any, data: bytes) -> Original | None:
     """
     if len(data) < LEAST_SIZE or type(value) not in (list, dict):
         return None
-    parts = _parts_of(_members(value))
+    original = Original(value, _parts_of(_members(value)))
     try:
-        if type(value) is dict:
-            _names(value)
-        count = sum(part.weight for part in parts)
+        is_worth_it = len(data) >= LEAST_EACH * original.weight
     except NotPlain:
         return None
-    return Original(value, parts) if len(data) >= LEAST_EACH * count else None
+    return original if is_worth_it else None
 
 
 class Original:
@@ -75,6 +81,17 @@ class Original:
         self._parts = parts
         self._returned: list[Any] = []
         """At most one copy that nobody has any more."""
+
+    @property
+    def weight(self) -> int:
+        """How many values it holds, with all that these hold.
+
+        Raises:
+            NotPlain: it holds something else.
+        """
+        if type(self._value) is dict:
+            require_names(list(self._value))
+        return sum(part.weight for part in self._parts)
 
     def copy(self) -> Any:
         """The value, in containers of its own."""
@@ -305,9 +322,7 @@ class _Inner:
 
     @property
     def weight(self) -> int:
-        if type(self.original._value) is dict:
-            _names(self.original._value)
-        return 1 + sum(part.weight for part in self.original._parts)
+        return 1 + self.original.weight
 
     @property
     def members(self) -> list[Any]:
@@ -350,8 +365,7 @@ def _members(value: Any) -> list[Any]:
 
 def _names(value: dict[Any, Any]) -> list[str]:
     keys = list(value)
-    if not set(map(type, keys)) <= {str} or any(key.startswith(TAG) for key in keys):
-        raise NotPlain
+    require_names(keys)
     return keys
 
 

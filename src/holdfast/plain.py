@@ -35,6 +35,7 @@ __all__ = [
     "are_same",
     "are_same_names",
     "is_only_in",
+    "require_names",
 ]
 
 LEAVES: Final = frozenset(
@@ -95,10 +96,7 @@ class Values:
         self._lengths = list(map(len, values))
         if self._kind is dict:
             self._names = list(chain.from_iterable(values))
-            if not set(map(type, self._names)) <= {str}:
-                raise NotPlain
-            if any(name.startswith(TAG) for name in set(self._names)):
-                raise NotPlain
+            require_names(self._names)
             values = list(map(_values, values))
         self._below = Values(list(chain.from_iterable(values)), depth - 1, most - self.count)
         self.count += self._below.count
@@ -160,6 +158,18 @@ class Values:
                 return _are_same_leaves(self._below._values, members)
             others = list(map(_values, others))
         return self._below.are(list(chain.from_iterable(others)))
+
+
+def require_names(keys: Sequence[Any]) -> None:
+    """Look whether keys are text that stands for itself when it is encoded.
+
+    Raises:
+        NotPlain: one of them is not.
+
+    >>> require_names(["title", "text"])
+    """
+    if not set(map(type, keys)) <= {str} or any(key.startswith(TAG) for key in set(keys)):
+        raise NotPlain
 
 
 def are_only_there(values: list[Any], *, levels: int = MAX_DEPTH) -> bool:

@@ -378,6 +378,7 @@ class ActiveRun:
             StateConflict: what is pending is refused; the record of the step is kept all the same.
         """
         self._save(is_last=False, steps=(step,), collected=collected)
+        self.steps.has_results = True
 
     def _save(
         self,

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 from holdfast import clock
 from holdfast.asked import Asked, decoded, encoded, replayed, restore_agents, warn
 from holdfast.caching import ALL, allowed
-from holdfast.computing import changed, computed, look_at_arguments, require_own
+from holdfast.computing import computed, look_at_arguments, own_change
 from holdfast.drivers import Flow, Pause, Store, Wait
 from holdfast.errors import (
     CacheMiss,
@@ -114,9 +114,7 @@ def _in_turns(asked: Asked, frame: Frame, settle: Callable[[Given], Any], lease:
 def _recorded(asked: Asked, frame: Frame, key: bytes, occurrence: int, given: Given) -> Unsaved | None:
     """Record a step of the run's own scope; what is to be tried again if the storage cannot be reached now."""
     assert asked.run is not None
-    change, is_known, collected = changed(asked)
-    if change is not None:
-        require_own(asked, frame)
+    change, is_known, collected = own_change(asked, frame)
     if not is_known or not asked.step.keeps(given.value):
         return None
     if change is None:  # else it may be a part of the session state, whose changes are made again
@@ -139,16 +137,12 @@ def _recorded(asked: Asked, frame: Frame, key: bytes, occurrence: int, given: Gi
         return save, error
     except StorageError as error:
         raise StepPersistError(step=asked.name, reason=str(error), result=given.value) from error
-    asked.run.steps.has_results = True
     return None
 
 
 def _is_known(asked: Asked, frame: Frame, _: Given) -> bool:
     """Whether it is known of a step of wider scope that it has changed nothing."""
-    change, is_known, _collected = changed(asked)
-    if change is not None:
-        require_own(asked, frame)
-    return is_known
+    return own_change(asked, frame)[1]
 
 
 def _repeat(asked: Asked, change: StateChange) -> None:
@@ -176,8 +170,6 @@ def _kept(asked: Asked, given: Given, save: Callable[[], None], error: StorageEr
         except StorageError as failure:
             raise StepPersistError(step=asked.name, reason=str(failure), result=given.value) from failure
         else:
-            assert asked.run is not None
-            asked.run.steps.has_results = True
             return
     raise StepPersistError(step=asked.name, reason=str(error), result=given.value) from error
 

@@ -51,7 +51,7 @@ class _Amended(msgspec.Struct, frozen=True):
 
 _size = attrgetter("size")
 
-NONE: Final[Mapping[str, Original]] = {}
+NO_ORIGINALS: Final[Mapping[str, Original]] = {}
 
 
 def _is_same(old: StoredValue | _Amended | None, new: StoredValue | _Amended) -> bool:
@@ -170,7 +170,7 @@ class StoredDocument:
         operations: Sequence[Operation],
         values: Mapping[str, bytes],
         patch_size: int,
-        originals: Mapping[str, Original] = NONE,
+        originals: Mapping[str, Original] = NO_ORIGINALS,
     ) -> StoredDocument:
         """The document after a commit of our own, whose new values are at hand encoded, or else decoded."""
         document = self.edited(operations, values, originals)
@@ -181,7 +181,7 @@ class StoredDocument:
         self,
         operations: Sequence[Operation],
         values: Mapping[str, bytes],
-        originals: Mapping[str, Original] = NONE,
+        originals: Mapping[str, Original] = NO_ORIGINALS,
     ) -> StoredDocument:
         """The document after changes of ours that were stored on top of another one.
 
