@@ -141,7 +141,10 @@ def test_values_laid_out_together_are_told_from_others(old: list[Any], other: li
     new = changed(old, data)
     for others in (copied(old), new, other[: len(old)]):
         if len(others) == len(old):
-            assert laid_out.are(others) == (codec.encode(others) == codec.encode(old))
+            differ = [place for place, item in enumerate(old) if codec.encode(item) != codec.encode(others[place])]
+            assert laid_out.are(others) == (not differ)
+            suspects = laid_out.suspects(others)
+            assert suspects is None or (set(differ) <= set(suspects) and suspects == sorted(set(suspects)))
     assert codec.encode(laid_out.copies()) == codec.encode(old)
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import gc
 import sys
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from itertools import chain, compress, islice, repeat
+from itertools import accumulate, chain, compress, islice, repeat
 from itertools import count as count_from
-from operator import is_, itemgetter
+from operator import is_, is_not, itemgetter
 from types import NoneType
 from typing import Any, Final
 from uuid import UUID
@@ -211,6 +212,42 @@ class Values:
         if len(members) != each * len(self._values):  # another thread was there
             return False
         return all(column.are(members[place::each]) for place, (_, column) in enumerate(self._columns))
+
+    def suspects(self, others: Sequence[Any]) -> list[int] | None:
+        """Where as many other values may differ, for some is another object there; None if all may.
+
+        >>> values = Values([{"a": [1], "b": 2}, {"a": [3], "b": 4}])
+        >>> values.suspects([{"a": [1], "b": 2}, {"a": [3], "b": 5}]), values.suspects([{"a": [1], "b": 2}, []])
+        ([1], None)
+        """
+        if self._groups:
+            found = [(places, group.suspects(pick(others)[:-1])) for places, pick, group in self._groups]
+            if any(inside is None for _, inside in found):
+                return None
+            return sorted(places[place] for places, inside in found for place in inside or ())
+        if self._are_leaves:
+            return list(compress(count_from(0), map(is_not, self._values, others)))
+        are_alike = set(map(type, others)) == {self._kind} and list(map(len, others)) == self._lengths
+        if self._kind is dict:
+            are_alike = are_alike and are_same_names(self._names, list(chain.from_iterable(others)))
+            others = list(map(_values, others)) if are_alike else []
+        members = list(chain.from_iterable(others)) if are_alike else []
+        # None if they are not alike; or if another thread was there meanwhile.
+        return self._holders(members) if len(members) == sum(self._lengths) and are_alike else None
+
+    def _holders(self, members: list[Any]) -> list[int] | None:
+        """What `suspects` gives for containers that hold these members, one after the other."""
+        if self._below is None:
+            each = len(self._columns)
+            columns = [column.suspects(members[place::each]) for place, (_, column) in enumerate(self._columns)]
+            if None in columns:
+                return None
+            return sorted({place for inside in columns for place in inside or ()})
+        below = self._below.suspects(members)
+        if below is None:
+            return None
+        ends = list(accumulate(self._lengths))
+        return sorted({bisect_right(ends, place) for place in below})
 
 
 def require_names(keys: Sequence[Any]) -> None:
