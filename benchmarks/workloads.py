@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from floor import RawInserts
+from floor import RawInserts, RawRuns
 from measure import Cost, cost_of, folder_size
 from posts import text
 
@@ -53,9 +53,9 @@ class Seeding(Workflow):
 
 
 def small_run(folder: Path) -> dict[str, Any]:
-    """A run that adds one small key, against one raw insert, in alternating blocks."""
+    """A run that adds one small key, against one raw insert and the raw rows of a run, in alternating blocks."""
     storage = SqlWorkflowStorage(db_file=folder / "ours.db")
-    raw = RawInserts(folder)
+    raw, rows = RawInserts(folder), RawRuns(folder)
 
     def run(number: int) -> None:
         Setting(session_id="s", storage=storage).run(f"k{number % 50}", number)
@@ -63,10 +63,12 @@ def small_run(folder: Path) -> dict[str, Any]:
     for number in range(50):
         run(number)
         raw.insert(b"x" * 80)
-    blocks: dict[str, list[Any]] = {"ours": [], "floor": []}
+        rows.insert(b"x" * 80)
+    blocks: dict[str, list[Any]] = {"ours": [], "floor": [], "rows": []}
     for block in range(10):
         blocks["ours"].append(cost_of([partial(run, block * 100 + number) for number in range(100)]))
         blocks["floor"].append(cost_of([partial(raw.insert, b"x" * 80)] * 100))
+        blocks["rows"].append(cost_of([partial(rows.insert, b"x" * 80)] * 100))
     return {
         name: {"wall": [c.median_wall() for c in costs], "cpu": [c.mean_cpu() for c in costs]}
         for name, costs in blocks.items()
