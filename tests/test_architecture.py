@@ -55,6 +55,7 @@ LAYERS = [
     "holdfast.stepping",
     "holdfast.steps",
     "holdfast.parallel",
+    "holdfast.awaited",
     "holdfast.step_flow",
     "holdfast.computing",
     "holdfast.asked",
@@ -69,6 +70,8 @@ LAYERS = [
     "holdfast.arguments",
     "holdfast.leases",
     "holdfast.drivers",
+    "holdfast.async_driver",
+    "holdfast.effects",
     "holdfast.heartbeat",
     # agents
     "holdfast.agent_identity",

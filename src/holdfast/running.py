@@ -10,9 +10,9 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from holdfast import clock, codec
 from holdfast.caching import ALL, controlled
 from holdfast.declared import Types
-from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store, awaiting, kind_of
+from holdfast.effects import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store, awaiting, kind_of
 from holdfast.errors import (
     InvalidInput,
     LeaseLost,
@@ -485,8 +485,8 @@ class Output:
         return "".join(self._pieces) if self._pieces else self._last
 
 
-_CANCELLING = (Abandoned, GeneratorExit, asyncio.CancelledError, KeyboardInterrupt, SystemExit)
-"""What ends a run from outside; all else is a failure of its own."""
+_CANCELLING = (Abandoned, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""What ends a run from outside, beside the cancellation of a task; all else is a failure of its own."""
 
 
 def status_after(error: BaseException | None) -> RunStatus:
@@ -497,7 +497,9 @@ def status_after(error: BaseException | None) -> RunStatus:
     """
     if error is None:
         return RunStatus.completed
-    if isinstance(error, _CANCELLING):
+    # No task is cancelled where asyncio was not imported.
+    cancelled_task = getattr(sys.modules.get("asyncio"), "CancelledError", Abandoned)
+    if isinstance(error, (*_CANCELLING, cancelled_task)):
         return RunStatus.cancelled
     return RunStatus.failed
 

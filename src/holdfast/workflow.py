@@ -34,7 +34,7 @@ from holdfast.session import Beside, Session
 from holdfast.standing import Problems
 from holdfast.stepping import Stepping
 from holdfast.storage.base import STALE_AFTER, Storage
-from holdfast.storage.memory import MemoryStorage
+from holdfast.threads import importing
 
 MAX_ID_LENGTH = 255
 """Characters of a session id or user id."""
@@ -117,7 +117,7 @@ class Workflow(Stepping):
         self.user_id = check_id("user_id", user_id) if user_id is not None else None
         self.name = self._or_declared("name", name) or type(self).__name__
         self.workflow_id = self._or_declared("workflow_id", workflow_id) or type(self).__name__
-        self.storage: Storage = _check_storage(storage) if storage is not None else MemoryStorage()
+        self.storage: Storage = _check_storage(storage) if storage is not None else _memory()
         self.run_id: str | None = None
         self._types = _declared_types(type(self))
         self._session = Session(
@@ -262,6 +262,7 @@ class Workflow(Stepping):
         >>> class Counter(Workflow):
         ...     def run(self) -> None:
         ...         self.session_state["n"] = 1
+        >>> from holdfast.storage.memory import MemoryStorage
         >>> storage = MemoryStorage()
         >>> watching, counter = (Counter(session_id="s", storage=storage) for _ in range(2))
         >>> watching.session_state
@@ -450,6 +451,12 @@ def _check_storage(storage: Any) -> Any:
             + (" itself" if isinstance(storage, type) else "")
         )
     return storage
+
+
+def _memory() -> Storage:
+    with importing:
+        from holdfast.storage.memory import MemoryStorage
+    return MemoryStorage()
 
 
 def _check_state(state: Any) -> Mapping[Any, Any]:
