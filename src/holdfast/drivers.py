@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-from holdfast.effects import Abandoned, Call, Close, Effect, Emit, Ended, Flow, Handover, Pause, Wait
+from holdfast.effects import Abandoned, Call, Close, Effect, Emit, Ended, Flow, Handover, Pause, Store, Wait
 from holdfast.threads import importing
 
 if TYPE_CHECKING:
