@@ -93,12 +93,8 @@ def stream(flow: Flow) -> Generator[Any, Any, Any]:
 def _perform(effect: Effect) -> Any:
     if isinstance(effect, Store):
         return effect.work()
-    if isinstance(effect, Pause):
-        return time.sleep(effect.seconds)
-    if isinstance(effect, Wait):
-        from concurrent.futures import wait  # loaded already: by whoever made the future
-
-        return wait([effect.future], effect.seconds)
+    if isinstance(effect, Pause | Wait):
+        return time.sleep(effect.seconds) if isinstance(effect, Pause) else _wait(effect)
     assert not isinstance(effect, Emit)
     with effect.scope():
         if isinstance(effect, Call):
@@ -109,3 +105,9 @@ def _perform(effect: Effect) -> Any:
             return (effect.iterator.throw if effect.throws else effect.iterator.send)(effect.value)
         except StopIteration as end:
             return Ended(end.value)
+
+
+def _wait(effect: Wait) -> None:
+    from concurrent.futures import wait  # loaded already, by whoever made the future
+
+    wait([effect.future], effect.seconds)

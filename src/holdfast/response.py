@@ -9,7 +9,6 @@ Rules that must stay true:
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -124,6 +123,8 @@ class RunResponse:
         >>> '"event": "WorkflowCompleted"' in RunResponse(event=RunEvent.workflow_completed).to_json()
         True
         """
+        import json
+
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
 

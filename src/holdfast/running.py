@@ -14,7 +14,6 @@ import functools
 import inspect
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,7 +44,7 @@ from holdfast.response import RunEvent, RunResponse
 from holdfast.run_steps import RunSteps
 from holdfast.session import Beside, Collected, Session
 from holdfast.standing import Pending, Problems
-from holdfast.threads import process_number, thread_and_task
+from holdfast.threads import importing, process_number, thread_and_task
 
 COMMIT_EVERY = 1.0
 """Seconds after which changes are committed between two responses: what a kill can lose at most."""
@@ -508,6 +507,8 @@ def failure_of(error: BaseException | None) -> Failure | None:
     """What is recorded of the exception that ended a run."""
     if error is None or status_after(error) is RunStatus.cancelled:
         return None
+    with importing:
+        import traceback
     kind = type(error)
     # Its own guard makes a message also of an exception whose `__str__` fails.
     told = traceback.TracebackException(kind, error, error.__traceback__, limit=-20)
