@@ -164,6 +164,7 @@ LAYERS = [
     # plain data
     "holdfast.response",
     "holdfast.records",
+    "holdfast.ids",
     "holdfast.clock",
     "holdfast.errors",
 ]

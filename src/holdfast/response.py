@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from holdfast import clock
 from holdfast.records import Usage
 
@@ -128,8 +130,7 @@ class RunResponse:
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(msgspec.Struct, frozen=True):
     """Recorded messages of a response, not read yet."""
 
     text: str

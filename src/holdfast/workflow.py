@@ -26,6 +26,7 @@ from holdfast.declared import Types, hints_of
 from holdfast.errors import InvalidInput, RunInProgress, RunNotFound, RunNotResumable, UnstorableValue
 from holdfast.frames import require_no_step, require_state
 from holdfast.heartbeat import heartbeat
+from holdfast.ids import check_id
 from holdfast.leases import Lease, Transaction
 from holdfast.records import Run, RunStatus
 from holdfast.run_function import RunFunction
@@ -35,9 +36,6 @@ from holdfast.standing import Problems
 from holdfast.stepping import Stepping
 from holdfast.storage.base import STALE_AFTER, Storage
 from holdfast.threads import importing
-
-MAX_ID_LENGTH = 255
-"""Characters of a session id or user id."""
 
 _RESERVED = frozenset({"session_id", "storage", "user_id", "workflow_id", "name", "session_state"})
 
@@ -423,24 +421,6 @@ def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
 
     _wrapped_runs[run] = run_function
     return run
-
-
-def check_id(what: str, value: Any) -> str:
-    """An id as it is, if it can be used as one.
-
-    Raises:
-        InvalidInput: it is not a str of 1 to 255 characters without NUL and lone surrogates.
-
-    >>> check_id("session_id", "my-session-id")
-    'my-session-id'
-    """
-    if type(value) is not str:
-        raise InvalidInput(f"{what} must be a str, not {type(value).__name__}; convert it with str()")
-    if not 1 <= len(value) <= MAX_ID_LENGTH:
-        raise InvalidInput(f"{what} must have 1 to {MAX_ID_LENGTH} characters, not {len(value)}")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise InvalidInput(f"{what} must not contain NUL or lone surrogates")
-    return value
 
 
 def _check_storage(storage: Any) -> Any:
