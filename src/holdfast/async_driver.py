@@ -8,6 +8,7 @@ Rules that must stay true:
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  # asyncio would import it when it first needs a thread
 import contextlib
 import contextvars
 import inspect
