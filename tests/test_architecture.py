@@ -55,6 +55,7 @@ LAYERS = [
     "holdfast.stepping",
     "holdfast.steps",
     "holdfast.parallel",
+    "holdfast.awaited",
     "holdfast.step_flow",
     "holdfast.computing",
     "holdfast.asked",
@@ -69,6 +70,8 @@ LAYERS = [
     "holdfast.arguments",
     "holdfast.leases",
     "holdfast.drivers",
+    "holdfast.async_driver",
+    "holdfast.effects",
     "holdfast.heartbeat",
     # agents
     "holdfast.agent_identity",
@@ -162,6 +165,7 @@ LAYERS = [
     # plain data
     "holdfast.response",
     "holdfast.records",
+    "holdfast.ids",
     "holdfast.clock",
     "holdfast.errors",
 ]

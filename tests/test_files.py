@@ -90,6 +90,12 @@ def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @not_on_windows
+def test_the_home_folder_of_nobody_is_not_taken_for_a_name() -> None:
+    with pytest.raises(InvalidInput, match="home folder"):
+        SqlWorkflowStorage(db_file="~nobody-of-that-name/a.db")
+
+
+@not_on_windows
 def test_a_link_and_its_target_are_one_database(file: Path, tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(file)
     with opened(file) as direct, opened(tmp_path / "link.db") as linked:

@@ -9,7 +9,6 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import inspect
 import sys
@@ -380,6 +379,8 @@ def _is_function(value: object) -> TypeGuard[Callable[[Any], Any]]:
 
 
 async def _within(seconds: float, asked: Awaitable[RunResponse]) -> AsyncGenerator[RunResponse, None]:
+    import asyncio  # loaded already, by whoever runs the loop
+
     async with asyncio.timeout(seconds):
         response = await asked
     yield response

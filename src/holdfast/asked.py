@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from holdfast import clock, recorded
 from holdfast.caching import Cache
 from holdfast.declared import Types
-from holdfast.drivers import Emit, Flow, Handover
+from holdfast.effects import Emit, Flow, Handover
 from holdfast.errors import (
     CorruptData,
     InvalidInput,

@@ -16,7 +16,7 @@ from typing import Any
 
 from holdfast.asked import Asked, warn
 from holdfast.canonical import digest_or_none
-from holdfast.drivers import (
+from holdfast.effects import (
     Abandoned,
     Advance,
     Call,

@@ -7,7 +7,6 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import re
@@ -23,7 +22,7 @@ from holdfast.arguments import Parameters
 from holdfast.caching import Cache
 from holdfast.canonical import digest
 from holdfast.declared import Types, hints_of
-from holdfast.drivers import Kind, kind_of_function
+from holdfast.effects import Kind, kind_of_function
 from holdfast.errors import InvalidInput
 from holdfast.fingerprint import Parts
 from holdfast.messages import messages_from
@@ -228,6 +227,8 @@ class Step:
             return functools.partial(self.agent.run_within, timeout, *args, **kwargs)
 
         async def awaited() -> Any:
+            import asyncio  # loaded already, by whoever runs the loop
+
             async with asyncio.timeout(timeout):
                 return await function(*args, **kwargs)
 

@@ -9,7 +9,6 @@ Rules that must stay true:
 from __future__ import annotations
 
 from typing import Any, NoReturn
-from zoneinfo import ZoneInfoNotFoundError
 
 import msgspec
 
@@ -17,7 +16,7 @@ from holdfast.declared import Types
 from holdfast.errors import MalformedData, StateError, UndeclaredType
 from holdfast.paths import Field, Odd, Path, path_text, shorten, type_name
 from holdfast.recursion import with_room
-from holdfast.scalars import DECODERS, MARK, TAG
+from holdfast.scalars import DECODERS, MARK, TAG, UnknownZone
 from holdfast.shapes import KINDS
 
 _COLLECTIONS = {"tuple": tuple, "set": set, "frozenset": frozenset}
@@ -112,7 +111,7 @@ class Decoding:
             _malformed(path, "a tag of an unknown kind")
         try:
             return decoder(*parts)
-        except ZoneInfoNotFoundError:
+        except UnknownZone:
             raise StateError(
                 f"{path_text(path)} holds a {kind} in a time zone that this machine does not know: "
                 "install the package `tzdata`."

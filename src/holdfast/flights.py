@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import os
 import threading
-from asyncio import AbstractEventLoop
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from holdfast import clock
@@ -24,6 +24,9 @@ from holdfast.heartbeat import heartbeat
 from holdfast.records import Entry, Place
 from holdfast.storage.base import LEASE_SECONDS, Storage
 from holdfast.threads import lock_for_forks
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 
 class EntryLease:

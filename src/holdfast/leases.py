@@ -15,7 +15,8 @@ from functools import partial
 from typing import Any
 
 from holdfast import clock
-from holdfast.drivers import Flow, Pause, Store, aperform, perform
+from holdfast.drivers import aperform, perform
+from holdfast.effects import Flow, Pause, Store
 from holdfast.errors import InvalidInput, LeaseLost, SessionBusy, UnstorableValue
 from holdfast.heartbeat import heartbeat
 from holdfast.records import Claim

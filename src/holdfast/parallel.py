@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
 
-from holdfast.drivers import kind_of
+from holdfast.effects import kind_of
 from holdfast.errors import InvalidInput
 from holdfast.frames import in_parallel
 

@@ -16,7 +16,6 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from holdfast import agent_loop
 from holdfast.errors import AgentError, InvalidInput
 
 if TYPE_CHECKING:
@@ -98,6 +97,8 @@ def resolve(model: str | Model[Any] | None, base_url: str | None = None) -> Mode
         else:
             found = _named(name, base_url)
         if not _clients.registered:
+            from holdfast import agent_loop  # it needs asyncio, and the keys of steps need only names from here
+
             agent_loop.add_closer(_clients.close)
             _clients.registered = True
     return found

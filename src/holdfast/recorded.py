@@ -18,7 +18,7 @@ import msgspec
 from holdfast import codec
 from holdfast.declared import Types
 from holdfast.display import display
-from holdfast.drivers import Kind
+from holdfast.effects import Kind
 from holdfast.messages import as_text
 from holdfast.records import Usage
 from holdfast.response import RunEvent, RunResponse, Unread

@@ -126,8 +126,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Savings:
+class Savings(msgspec.Struct, frozen=True):
     """What the steps that were answered from a record or the cache, instead of being computed, cost once."""
 
     hits: int = 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import functools
 import os
-import pathlib
 import threading
 import types
 from collections.abc import Generator, Iterator, KeysView, MappingView
@@ -20,7 +19,7 @@ from holdfast.paths import type_name
 from holdfast.response import RunResponse
 
 CONVERSIONS: tuple[tuple[tuple[type, ...], str], ...] = (
-    ((os.PathLike, pathlib.PurePath), "store str(path)"),
+    ((os.PathLike,), "store str(path)"),
     ((bytearray, memoryview), "convert it with bytes(...)"),
     ((complex,), "store the tuple (z.real, z.imag)"),
     (

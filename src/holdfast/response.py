@@ -9,10 +9,11 @@ Rules that must stay true:
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from holdfast import clock
 from holdfast.records import Usage
@@ -124,11 +125,12 @@ class RunResponse:
         >>> '"event": "WorkflowCompleted"' in RunResponse(event=RunEvent.workflow_completed).to_json()
         True
         """
+        import json
+
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(msgspec.Struct, frozen=True):
     """Recorded messages of a response, not read yet."""
 
     text: str

@@ -17,7 +17,8 @@ from holdfast import codec
 from holdfast.arguments import Parameters
 from holdfast.caching import CONTROLS, control_in
 from holdfast.declared import Types
-from holdfast.drivers import Flow, Kind, astream, begin, kind_of_function, stream
+from holdfast.drivers import astream, begin, stream
+from holdfast.effects import Flow, Kind, kind_of_function
 from holdfast.errors import HoldfastError, RunNotResumable
 from holdfast.records import Run, RunStatus
 from holdfast.response import RunEvent, RunResponse

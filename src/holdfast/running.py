@@ -10,11 +10,10 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
+import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,7 +25,7 @@ from msgspec.structs import replace
 from holdfast import clock, codec
 from holdfast.caching import ALL, controlled
 from holdfast.declared import Types
-from holdfast.drivers import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store, awaiting, kind_of
+from holdfast.effects import Abandoned, Advance, Call, Close, Emit, Ended, Flow, Handover, Store, awaiting, kind_of
 from holdfast.errors import (
     InvalidInput,
     LeaseLost,
@@ -45,7 +44,7 @@ from holdfast.response import RunEvent, RunResponse
 from holdfast.run_steps import RunSteps
 from holdfast.session import Beside, Collected, Session
 from holdfast.standing import Pending, Problems
-from holdfast.threads import process_number, thread_and_task
+from holdfast.threads import importing, process_number, thread_and_task
 
 COMMIT_EVERY = 1.0
 """Seconds after which changes are committed between two responses: what a kill can lose at most."""
@@ -485,8 +484,8 @@ class Output:
         return "".join(self._pieces) if self._pieces else self._last
 
 
-_CANCELLING = (Abandoned, GeneratorExit, asyncio.CancelledError, KeyboardInterrupt, SystemExit)
-"""What ends a run from outside; all else is a failure of its own."""
+_CANCELLING = (Abandoned, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""What ends a run from outside, beside the cancellation of a task; all else is a failure of its own."""
 
 
 def status_after(error: BaseException | None) -> RunStatus:
@@ -497,7 +496,9 @@ def status_after(error: BaseException | None) -> RunStatus:
     """
     if error is None:
         return RunStatus.completed
-    if isinstance(error, _CANCELLING):
+    # No task is cancelled where asyncio was not imported.
+    cancelled_task = getattr(sys.modules.get("asyncio"), "CancelledError", Abandoned)
+    if isinstance(error, (*_CANCELLING, cancelled_task)):
         return RunStatus.cancelled
     return RunStatus.failed
 
@@ -506,6 +507,8 @@ def failure_of(error: BaseException | None) -> Failure | None:
     """What is recorded of the exception that ended a run."""
     if error is None or status_after(error) is RunStatus.cancelled:
         return None
+    with importing:
+        import traceback
     kind = type(error)
     # Its own guard makes a message also of an exception whose `__str__` fails.
     told = traceback.TracebackException(kind, error, error.__traceback__, limit=-20)

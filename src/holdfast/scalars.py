@@ -10,18 +10,23 @@ Rules that must stay true:
 from __future__ import annotations
 
 import binascii
+import functools
 import re
 import struct
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from math import isfinite, isnan
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 from uuid import UUID, SafeUUID
-from zoneinfo import ZoneInfo
 
 from holdfast.paths import type_name
 from holdfast.refusals import Refused
+from holdfast.threads import importing
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 TAG = "$hf"
 MARK = "$hf:"
@@ -36,6 +41,10 @@ _SURROGATE = re.compile(r"([\ud800-\udfff])")
 _PAIR = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
 _ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 _Zoned = TypeVar("_Zoned", datetime, time)
+
+
+class UnknownZone(LookupError):
+    """This machine does not know a time zone."""
 
 
 def tag(kind: str, *parts: Any) -> dict[str, Any]:
@@ -119,7 +128,7 @@ def _encode_zoned(kind: str, value: datetime | time) -> Any:
         pass  # by far the most frequent; its offset says it all
     elif type(zone) is timezone:
         marks = _offset_marks(zone, kind)
-    elif type(zone) is ZoneInfo:
+    elif _is_zone_info(zone):
         marks["zone"] = _zone_key(zone, kind)
     elif zone is not None:
         raise Refused(f"{kind} in a time zone of type {type_name(type(zone))}: use zoneinfo.ZoneInfo or a fixed offset")
@@ -146,9 +155,14 @@ def _offset_marks(zone: timezone, kind: str) -> dict[str, Any]:
     return marks
 
 
+def _is_zone_info(zone: object) -> TypeGuard[ZoneInfo]:
+    """Whether it is exactly of this class, found out without importing it: that reads files of Python's build."""
+    return type(zone) is getattr(sys.modules.get("zoneinfo"), "ZoneInfo", None)
+
+
 def _zone_key(zone: ZoneInfo, kind: str) -> str:
     try:
-        known = zone.key is not None and _ZONE_KEY.fullmatch(zone.key) and ZoneInfo(zone.key) is zone
+        known = zone.key is not None and _ZONE_KEY.fullmatch(zone.key) and type(zone)(zone.key) is zone
     except (LookupError, ValueError):
         known = None
     if not known:
@@ -164,7 +178,7 @@ def _decode_zoned(read: Callable[[str], _Zoned], text: str, marks: dict[str, Any
         key = marks.pop("zone")
         if not _ZONE_KEY.fullmatch(key):
             raise ValueError("not the key of a time zone")
-        value = value.replace(tzinfo=ZoneInfo(key))
+        value = value.replace(tzinfo=_zone(key))
     elif marks:
         offset = timedelta(*marks.pop("offset")) if "offset" in marks else value.utcoffset()
         if offset is None:
@@ -174,6 +188,21 @@ def _decode_zoned(read: Callable[[str], _Zoned], text: str, marks: dict[str, Any
     if marks:
         raise ValueError("an unknown mark")
     return value.replace(fold=fold)
+
+
+def _zone(key: str) -> ZoneInfo:
+    zone_info = _zone_info()
+    try:
+        return zone_info(key)
+    except LookupError as error:
+        raise UnknownZone(key) from error
+
+
+@functools.cache
+def _zone_info() -> type[ZoneInfo]:
+    with importing:
+        from zoneinfo import ZoneInfo
+    return ZoneInfo
 
 
 def _encode_timedelta(value: timedelta) -> Any:

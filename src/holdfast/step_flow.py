@@ -10,17 +10,16 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import threading
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from holdfast import clock
 from holdfast.asked import Asked, decoded, encoded, replayed, restore_agents, warn
 from holdfast.caching import ALL, allowed
 from holdfast.computing import computed, look_at_arguments, own_change
-from holdfast.drivers import Flow, Pause, Store, Wait
+from holdfast.effects import Flow, Pause, Store, Wait
 from holdfast.errors import (
     CacheMiss,
     CorruptData,
@@ -39,6 +38,9 @@ from holdfast.records import Entry
 from holdfast.response import RunEvent
 from holdfast.retracing import Misplaced, StateChange
 from holdfast.turns import Turns
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 FIRST_PAUSE = 0.01
 LONGEST_PAUSE = 0.25
@@ -314,10 +316,16 @@ def _is_new(asked: Asked, entry: Entry) -> bool:
     return not entry.created_at or entry.created_at > asked.since
 
 
+def _running_loop() -> AbstractEventLoop:
+    import asyncio  # loaded already, by whoever runs the loop
+
+    return asyncio.get_running_loop()
+
+
 def _flying(asked: Asked, flight: Flight, began: float) -> Flow:
     """Lead an execution: its entry, if there is one, and whether it was computed here."""
-    loop = None if asked.blocks else asyncio.get_running_loop()
     asked.flight = flight
+    loop = None if asked.blocks else _running_loop()
     flight.lease = lease = EntryLease(asked.storage, asked.place, asked.key, loop)
     try:
         entry = yield from _claimed(asked, lease, began)

@@ -8,9 +8,8 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
@@ -19,7 +18,8 @@ from holdfast.agent import Agent
 from holdfast.asked import Asked, decoded
 from holdfast.caching import Cache, Scope, cache_of
 from holdfast.declared_steps import Options, Step
-from holdfast.drivers import Flow, Kind, aperform, astream, begin, stream
+from holdfast.drivers import astream, begin, stream
+from holdfast.effects import Flow, Kind
 from holdfast.errors import InvalidInput
 from holdfast.frames import Question
 from holdfast.records import Place
@@ -27,6 +27,7 @@ from holdfast.response import RunEvent, RunResponse
 from holdfast.running import ActiveRun, current
 from holdfast.step_keys import key_of, parts_for_others, variables_of
 from holdfast.step_owner import StepOwner
+from holdfast.threads import importing
 
 if TYPE_CHECKING:
     from holdfast.session import Session
@@ -354,35 +355,7 @@ def _plain(asked: Asked, flow: Flow) -> Any:
     return astream(flow) if handover.kind == "astream" else _awaited(asked, flow)
 
 
-async def _awaited(asked: Asked, flow: Flow) -> Any:
-    """Await a step. While others wait for what it computes, its own caller may be cancelled without harm to them."""
-    if asked.cache is None:
-        await aperform(flow)
-        return asked.value
-    task = asyncio.ensure_future(aperform(flow))
-    try:
-        await asyncio.shield(task)
-    except (asyncio.CancelledError, GeneratorExit) as error:
-        if task.done() or task.get_loop().is_closed():
-            raise
-        _going_on.add(task)
-        task.add_done_callback(_ended)
-        if asked.flight is None or not asked.flight.waiting:
-            task.cancel()
-            if isinstance(error, asyncio.CancelledError):
-                await asyncio.wait([task])
-                if not task.cancelled():
-                    task.result()  # as if it had been awaited itself, it may have failed, or ended all the same
-                    return asked.value
-        raise
-    return asked.value
-
-
-_going_on: set[asyncio.Future[Any]] = set()
-"""Executions whose caller is gone, which are for others only or about to end."""
-
-
-def _ended(task: asyncio.Future[Any]) -> None:
-    _going_on.discard(task)
-    if not task.cancelled():
-        task.exception()  # those who waited try themselves, and meet it there
+def _awaited(asked: Asked, flow: Flow) -> Awaitable[Any]:
+    with importing:
+        from holdfast.awaited import outcome
+    return outcome(asked, flow)

@@ -8,12 +8,12 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 from weakref import WeakSet
 
 _quiet: set[int] = set()
@@ -50,8 +50,12 @@ def thread_and_task() -> tuple[int, int]:
     >>> thread_and_task()[1]
     0
     """
+    # Where asyncio was not imported, or not to its end, no task runs.
+    current_task = getattr(sys.modules.get("asyncio"), "current_task", None)
+    if current_task is None:
+        return threading.get_ident(), 0
     try:
-        task = asyncio.current_task()
+        task = current_task()
     except RuntimeError:  # no event loop runs on this thread
         task = None
     return threading.get_ident(), 0 if task is None else id(task)
@@ -88,6 +92,11 @@ def lock_for_forks() -> threading.RLock:
     lock = threading.RLock()
     _locks.add(lock)
     return lock
+
+
+importing: Final = lock_for_forks()
+"""Held while a module of Python's own is imported that was not needed before: a child that is forked in the middle of
+an import could never import that module."""
 
 
 def _before_fork() -> None:

@@ -26,6 +26,7 @@ from holdfast.declared import Types, hints_of
 from holdfast.errors import InvalidInput, RunInProgress, RunNotFound, RunNotResumable, UnstorableValue
 from holdfast.frames import require_no_step, require_state
 from holdfast.heartbeat import heartbeat
+from holdfast.ids import check_id
 from holdfast.leases import Lease, Transaction
 from holdfast.records import Run, RunStatus
 from holdfast.run_function import RunFunction
@@ -34,10 +35,7 @@ from holdfast.session import Beside, Session
 from holdfast.standing import Problems
 from holdfast.stepping import Stepping
 from holdfast.storage.base import STALE_AFTER, Storage
-from holdfast.storage.memory import MemoryStorage
-
-MAX_ID_LENGTH = 255
-"""Characters of a session id or user id."""
+from holdfast.threads import importing
 
 _RESERVED = frozenset({"session_id", "storage", "user_id", "workflow_id", "name", "session_state"})
 
@@ -117,7 +115,7 @@ class Workflow(Stepping):
         self.user_id = check_id("user_id", user_id) if user_id is not None else None
         self.name = self._or_declared("name", name) or type(self).__name__
         self.workflow_id = self._or_declared("workflow_id", workflow_id) or type(self).__name__
-        self.storage: Storage = _check_storage(storage) if storage is not None else MemoryStorage()
+        self.storage: Storage = _check_storage(storage) if storage is not None else _memory()
         self.run_id: str | None = None
         self._types = _declared_types(type(self))
         self._session = Session(
@@ -262,6 +260,7 @@ class Workflow(Stepping):
         >>> class Counter(Workflow):
         ...     def run(self) -> None:
         ...         self.session_state["n"] = 1
+        >>> from holdfast.storage.memory import MemoryStorage
         >>> storage = MemoryStorage()
         >>> watching, counter = (Counter(session_id="s", storage=storage) for _ in range(2))
         >>> watching.session_state
@@ -424,24 +423,6 @@ def _wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def check_id(what: str, value: Any) -> str:
-    """An id as it is, if it can be used as one.
-
-    Raises:
-        InvalidInput: it is not a str of 1 to 255 characters without NUL and lone surrogates.
-
-    >>> check_id("session_id", "my-session-id")
-    'my-session-id'
-    """
-    if type(value) is not str:
-        raise InvalidInput(f"{what} must be a str, not {type(value).__name__}; convert it with str()")
-    if not 1 <= len(value) <= MAX_ID_LENGTH:
-        raise InvalidInput(f"{what} must have 1 to {MAX_ID_LENGTH} characters, not {len(value)}")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise InvalidInput(f"{what} must not contain NUL or lone surrogates")
-    return value
-
-
 def _check_storage(storage: Any) -> Any:
     if isinstance(storage, type) or not callable(getattr(storage, "commit", None)):
         kind = storage.__name__ if isinstance(storage, type) else type(storage).__name__
@@ -450,6 +431,12 @@ def _check_storage(storage: Any) -> Any:
             + (" itself" if isinstance(storage, type) else "")
         )
     return storage
+
+
+def _memory() -> Storage:
+    with importing:
+        from holdfast.storage.memory import MemoryStorage
+    return MemoryStorage()
 
 
 def _check_state(state: Any) -> Mapping[Any, Any]:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from holdfast import codec, patch, recorded, step_flow
 from holdfast.asked import Asked
-from holdfast.drivers import Flow, Store
+from holdfast.effects import Flow, Store
 from holdfast.errors import StateConflict, StorageFull
 from holdfast.flights import EntryLease
 from holdfast.frames import Frame

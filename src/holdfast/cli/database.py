@@ -12,11 +12,11 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+import msgspec
 
 from holdfast.cli.exit_status import DatabaseNotFound
 from holdfast.cli.output import note
@@ -130,24 +130,21 @@ def existing(db: str | None) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(msgspec.Struct, frozen=True):
     """A stored session and the storage that it is in."""
 
     storage: SqlWorkflowStorage
     info: SessionInfo
 
 
-@dataclass(frozen=True, slots=True)
-class LocatedRun:
+class LocatedRun(msgspec.Struct, frozen=True):
     """The record of a run and the storage that it is in."""
 
     storage: SqlWorkflowStorage
     run: Run
 
 
-@dataclass(frozen=True, slots=True)
-class LocatedEntry:
+class LocatedEntry(msgspec.Struct, frozen=True):
     """An entry of the step cache, without its result, and a storage by which it can be reached."""
 
     storage: SqlWorkflowStorage

@@ -2,17 +2,18 @@
 
 Rules that must stay true:
 - everything goes through the storage interface, never through SQL;
-- what deletes or forgets asks first, or needs `--yes` where nobody can be asked.
+- what deletes or forgets asks first, or needs `--yes` where nobody can be asked;
+- what reads or changes states is imported by the commands that do, so that a list of sessions is there at once.
 """
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import click
 
-from holdfast.cli import applying, changes, copying, transfer
 from holdfast.cli.asking import confirm
 from holdfast.cli.database import Located, narrowing_options, opened, writable, writing_options
 from holdfast.cli.output import (
@@ -33,12 +34,28 @@ from holdfast.cli.output import (
 )
 from holdfast.cli.retention import keep_history, staying
 from holdfast.errors import SessionExists
-from holdfast.patch import decode_patch, encode_patch
+from holdfast.ids import check_id
 from holdfast.records import Savings, Usage
-from holdfast.workflow import check_id
+
+_ELSEWHERE: Final = {"apply": "applying", "copy": "copying"}
+"""Commands that live in modules of their own."""
 
 
-@click.group("sessions")
+class Commands(click.Group):
+    """A group that imports some of its commands when they are used, or when all are listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module = importlib.import_module(f"holdfast.cli.{_ELSEWHERE[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group("sessions", cls=Commands)
 def command() -> None:
     """List, show, compare, mend, copy, export, import and delete sessions."""
 
@@ -104,6 +121,8 @@ def show(
     session_id: str, db: str | None, table: str | None, user_id: str | None, version: int | None, as_json: bool
 ) -> None:
     """Show the state of a session, and what its runs spent and saved."""
+    from holdfast.cli import changes
+
     with opened(db, table, user_id) as database:
         located = database.session(session_id)
         found = changes.read_version(located, version)
@@ -135,6 +154,9 @@ def show(
 @json_option
 def history(session_id: str, db: str | None, table: str | None, user_id: str | None, limit: int, as_json: bool) -> None:
     """Show what changed at which version and by which run, the newest first."""
+    from holdfast.cli import changes
+    from holdfast.patch import decode_patch
+
     with opened(db, table, user_id) as database:
         located = database.session(session_id)
         info = located.info
@@ -179,6 +201,9 @@ def diff(
     as_json: bool,
 ) -> None:
     """Show what differs between two versions: OLD (else the one before) and NEW (else the newest)."""
+    from holdfast.cli import changes
+    from holdfast.patch import encode_patch
+
     with opened(db, table, user_id) as database:
         located = database.session(session_id)
         after = changes.read_version(located, new)
@@ -273,6 +298,8 @@ def export(
     force: bool,
 ) -> None:
     """Write a session to FILE (else to stdout) as JSON, exactly, with a checksum."""
+    from holdfast.cli import transfer
+
     with opened(db, table, user_id) as database:
         text = transfer.exported(database.session(session_id), with_history=with_history)
     if str(file) == "-":
@@ -292,6 +319,8 @@ def import_session(
     file: BinaryIO, *, db: str | None, table: str | None, user_id: str | None, session_id: str | None, as_json: bool
 ) -> None:
     """Create a session from an exported FILE (- for stdin), once its checksum is verified."""
+    from holdfast.cli import transfer
+
     package = transfer.parse(file.read())
     owner = package.user_id if user_id is None else user_id
     target = check_id("session_id", package.session_id if session_id is None else session_id)
@@ -305,7 +334,3 @@ def import_session(
         print_json({"session_id": target, "user_id": owner or None, "version": version})
     else:
         click.echo(f"imported {printable(target)} at version {version}")
-
-
-command.add_command(applying.apply)
-command.add_command(copying.copy)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
@@ -76,7 +75,7 @@ class Gate:
     def _opened(self) -> int:
         if self._descriptor is None:
             if not self._was_opened:  # a folder that was removed later is not made again
-                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+                os.makedirs(os.path.dirname(self.path), exist_ok=True)
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
             self._was_opened = True
         return self._descriptor

@@ -8,12 +8,12 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 from holdfast.errors import HoldfastError, InvalidInput
@@ -65,8 +65,9 @@ def texts(table: str, written: Callable[[str], str]) -> Mapping[str, str]:
         table: the prefix.
         written: writes the text of a query as a database wants it.
     """
-    source = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
-    return {name: written(text.replace("{table}", table)) for name, text in parsed(source).items()}
+    with open(os.path.join(os.path.dirname(__file__), "queries.sql"), encoding="utf-8") as file:
+        queries = parsed(file.read())
+    return {name: written(text.replace("{table}", table)) for name, text in queries.items()}
 
 
 class Statements(ABC):

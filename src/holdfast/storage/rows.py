@@ -10,9 +10,10 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from hashlib import sha256
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from holdfast.records import Change, Failure, Run, RunStatus, Savings, SessionIn
 from holdfast.storage import listing
 from holdfast.storage.leasing import Queued
 from holdfast.storage.listing import Entry, Listing
+from holdfast.threads import importing
 
 Column = str | bytes | int | float | None
 Row = tuple[Column, ...]
@@ -38,6 +40,14 @@ _NO_SAVINGS = Savings()
 _SAVINGS_TYPES = {(int, float, int, int, int, cost) for cost in (float, type(None))}
 
 _packed = msgpack.Encoder().encode
+
+
+@cache
+def _json() -> ModuleType:
+    """Python's own, which writes surrogates as well; only failures and savings need it."""
+    with importing:
+        import json
+    return json
 
 
 def digest(data: bytes) -> bytes:
@@ -209,7 +219,7 @@ def read_data(data: object, entry: Entry, info: SessionInfo, where: str) -> byte
 
 def run_row(run: Run) -> Row:
     """The row of a run."""
-    error = None if run.error is None else json.dumps([run.error.type, run.error.message, run.error.traceback])
+    error = None if run.error is None else _json().dumps([run.error.type, run.error.message, run.error.traceback])
     usage = run.usage
     columns = (
         run.owner,
@@ -249,7 +259,7 @@ def read_run(row: Sequence[Any], where: str) -> Run:
     requests, input_tokens, output_tokens, cost, base_version, refused_version, attempt = columns[9:16]
     written, error, input_, output, refused = columns[16:]
     try:
-        known_status, failure = RunStatus(status), None if error is None else Failure(*json.loads(error))
+        known_status, failure = RunStatus(status), None if error is None else Failure(*_json().loads(error))
         savings = _NO_SAVINGS if written is None else _read_savings(written)
     except (ValueError, TypeError, RecursionError):
         raise MalformedData(where=where, what=f"run {run_id!r}") from None
@@ -281,12 +291,13 @@ def _written_savings(savings: Savings) -> str | None:
     usage = savings.usage
     cost = None if usage.cost is None else float(usage.cost)
     numbers = (savings.hits, float(savings.seconds), usage.requests, usage.input_tokens, usage.output_tokens, cost)
-    return json.dumps(numbers)
+    written: str = _json().dumps(numbers)
+    return written
 
 
 def _read_savings(written: str) -> Savings:
     """The savings of a run from its row; a ValueError, TypeError or RecursionError if they were not written so."""
-    hits, seconds, requests, input_tokens, output_tokens, cost = numbers = json.loads(written)
+    hits, seconds, requests, input_tokens, output_tokens, cost = numbers = _json().loads(written)
     if tuple(map(type, numbers)) not in _SAVINGS_TYPES:
         raise TypeError
     return Savings(hits, seconds, Usage(requests, input_tokens, output_tokens, cost))

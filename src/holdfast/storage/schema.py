@@ -8,9 +8,9 @@ Rules that must stay true:
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
-from pathlib import Path
 
 from holdfast import clock
 from holdfast.errors import ForeignDatabase, SchemaTooNew
@@ -26,8 +26,13 @@ _RECORDS = """CREATE TABLE holdfast_migration (
 
 @cache
 def _migrations(dialect: str) -> dict[int, str]:
-    folder = Path(__file__).parent / "migrations" / dialect
-    return {int(file.name[:4]): file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.sql"))}
+    folder = os.path.join(os.path.dirname(__file__), "migrations", dialect)
+    texts = {}
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".sql"):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                texts[int(name[:4])] = file.read()
+    return texts
 
 
 @cache

@@ -13,7 +13,6 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -437,7 +436,10 @@ def _place(db_file: str | os.PathLike[str] | None, db_url: str | None) -> _Place
     text = os.fspath(db_file) if db_file is not None else ""
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidInput("db_file must be the path of a file, as a string or a Path.")
-    path = os.path.realpath(Path(text).expanduser())
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise InvalidInput("db_file begins with a home folder that there is not; a file of that name is ./~...")
+    path = os.path.realpath(path)
     return _Place(path, path, f"sqlite:///{path}", path)
 
 

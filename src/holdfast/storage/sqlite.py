@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 from holdfast import clock
 from holdfast.errors import (
@@ -224,7 +223,7 @@ class SQLiteFile:
 
     def _connected(self, timeout: float) -> sqlite3.Connection:
         return sqlite3.connect(
-            f"file:{quote(os.fsencode(self.where))}?mode=rw",
+            f"file:{_escaped(self.where)}?mode=rw",
             timeout=timeout,
             isolation_level=None,
             check_same_thread=False,
@@ -391,3 +390,12 @@ def _is_limited(path: str) -> bool:
         return False
     limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
     return limited or os.statvfs(os.path.dirname(path)).f_bavail == 0
+
+
+def _escaped(path: str) -> str:
+    """A path as SQLite reads it in a URI, in which these three mean something.
+
+    >>> _escaped("/tmp/100 %?.db")
+    '/tmp/100 %25%3f.db'
+    """
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
