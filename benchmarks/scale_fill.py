@@ -105,32 +105,19 @@ def fill(file: Path, made: Iterator[Commit]) -> None:
             connection.execute("COMMIT")
 
 
-def copy(file: Path, url: str, after: dict[str, int] | None = None) -> dict[str, int]:
-    """Copy what a SQLite database has to PostgreSQL, and leave the tables there as the server would in time.
-
-    Args:
-        file: the SQLite database.
-        url: that of the other.
-        after: by table, up to which row that was done before.
-
-    Returns:
-        By table, the last row.
-    """
+def copy(file: Path, url: str) -> None:
+    """Copy all rows of a SQLite database to PostgreSQL, and leave the tables there as the server would in time."""
     import psycopg
 
     with closing(SqlWorkflowStorage(db_url=url)) as storage:
         storage.find_sessions("")  # makes the tables
-    last = dict(after or {})
     with closing(sqlite3.connect(file)) as source, closing(psycopg.connect(url, autocommit=True)) as target:
         for table in TABLES:
             name = f"{TABLE}_{table}"
-            rows = source.execute(f"SELECT rowid, * FROM {name} WHERE rowid > ?", (last.get(table, 0),))
             with target.cursor().copy(f"COPY {name} FROM STDIN") as writer:
-                for row in rows:
-                    writer.write_row(row[1:])
-                    last[table] = row[0]
+                for row in source.execute(f"SELECT * FROM {name}"):
+                    writer.write_row(row)
             target.execute(f"VACUUM ANALYZE {name}")
-    return last
 
 
 def rows(connection: Any) -> dict[str, list[tuple[Any, ...]]]:
