@@ -22,11 +22,12 @@ WHERE owner = :owner AND session_id = :session_id
 SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
        checksum
 FROM {table}_session
-WHERE owner = :owner AND (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id) AND version >= :least
+WHERE owner = :owner AND version >= 1
 ORDER BY updated_at DESC, session_id
 LIMIT :limit
 
 -- name: heads_of_all_owners
+-- A session of which only the id is known is looked for in all rows. An index of ids would cost every new session a page.
 SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
        checksum
 FROM {table}_session
@@ -118,11 +119,12 @@ SELECT version
 FROM {table}_patch
 WHERE owner = :owner AND session_id = :session_id AND version > :base AND commit_id = :commit_id
 
--- name: newest_version_before
--- The version that was current at a time.
-SELECT MAX(version)
+-- name: version_at
+-- The version that was current at a time: the one before the first that was made later, NULL if none was. What was made
+-- since, which is most of a history that is forgotten by age, is not read.
+SELECT MIN(version) - 1
 FROM {table}_patch
-WHERE owner = :owner AND session_id = :session_id AND created_at <= :time
+WHERE owner = :owner AND session_id = :session_id AND created_at > :time
 
 -- name: delete_patches
 DELETE FROM {table}_patch WHERE owner = :owner AND session_id = :session_id AND version <= :upto
@@ -225,9 +227,16 @@ SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, pro
        input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
        refused_patch, checksum
 FROM {table}_run
-WHERE owner = :owner AND session_id = :session_id AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
+WHERE owner = :owner AND session_id = :session_id
 ORDER BY started_at DESC, run_id
 LIMIT :limit
+
+-- name: find_run
+SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
+       input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
+       refused_patch, checksum
+FROM {table}_run
+WHERE owner = :owner AND session_id = :session_id AND run_id = :run_id
 
 -- name: runs_of_owner
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
