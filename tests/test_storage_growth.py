@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -118,6 +119,30 @@ def test_history_by_age_forgets_what_is_older_and_nothing_after_it(tmp_path: Pat
     with closing(SqlWorkflowStorage(db_file=tmp_path / "a.db")) as storage:
         storage.prune_session("", "s", timedelta(days=15))
         assert storage.load("", "s", at=3) is not None
+
+
+def test_a_long_history_is_verified_with_few_statements(counted: Counted, tmp_path: Path) -> None:
+    statements = []
+    for count in (FEW, MANY):
+        with closing(SqlWorkflowStorage(db_file=tmp_path / f"{count}.db")) as storage:
+            versions(storage, count)
+            statements.append(counted.of(storage.check)[1])
+    assert statements[1] < statements[0] + 10, statements
+
+
+def test_outputs_of_runs_are_verified_without_having_all_of_them_in_memory(tmp_path: Path) -> None:
+    size, count = 100_000, 100
+    with closing(SqlWorkflowStorage(db_file=tmp_path / "a.db")) as storage:
+        writer = Writer(storage)
+        for number in range(count):
+            writer.commit({"a": number}, run=make_run(output=b'"' + b"x" * size + b'"'))
+        tracemalloc.start()
+        try:
+            assert storage.check() == ()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < size * count / 4
 
 
 def test_a_list_of_sessions_reads_no_more_than_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
