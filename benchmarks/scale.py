@@ -31,15 +31,15 @@ from contention import databases_and_url
 from contention_report import file_system, server_settings
 from measure import machine
 from peers import setup
-from scale_queue import percentile, simulated
+from scale_queue import percentile, simulated, utilisation
 
 HERE = Path(__file__).parent
 MEASURED = HERE.parent / "build" / "scale.json"
 PAGE = HERE.parent / "docs" / "benchmarks" / "scale.md"
 PATIENCE = 900.0
 """Seconds that one workload may take."""
-STARTING = 3.0
-"""Seconds that processes have to start before runs arrive."""
+PROCESSES = 8
+"""At which runs arrive."""
 
 Figures = dict[str, Any]
 
@@ -56,14 +56,12 @@ class Extent(NamedTuple):
     """Versions that stay when a long history is pruned."""
     calls: int
     """Of each thing that is measured."""
-    runs: int
-    """From which it is known what a run takes."""
     busy: tuple[float, ...]
     """How busy the busiest station is, in the simulation."""
     tried: tuple[float, ...]
     """For which of these the simulation is compared with processes."""
     seconds: float
-    """For which runs arrive at these."""
+    """For which runs arrive at each rate, and for which it is measured what one takes."""
 
 
 FULL = Extent(
@@ -73,13 +71,12 @@ FULL = Extent(
     versions=(1, 1_000, 10_000, 100_000),
     keep=100,
     calls=50,
-    runs=2_000,
     busy=(0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.95),
-    tried=(0.1, 0.5, 0.7),
-    seconds=5.0,
+    tried=(0.25, 0.5, 0.7, 0.9),
+    seconds=10.0,
 )
-QUICK = Extent((1, 1_000), 1_000, (1_000, 1_000_000), (1, 1_000), 100, 10, 200, (0.1, 0.5, 0.9), (0.5,), 1.0)
-LEAST = Extent((1, 20), 20, (1_000,), (1, 20), 10, 2, 20, (0.5,), (), 0.0)
+QUICK = Extent((1, 1_000), 1_000, (1_000, 1_000_000), (1, 1_000), 100, 10, (0.1, 0.5, 0.9), (0.5,), 2.0)
+LEAST = Extent((1, 20), 20, (1_000,), (1, 20), 10, 2, (0.5,), (), 0.2)
 """For the tests."""
 
 
@@ -91,7 +88,8 @@ def work(name: str, **arguments: Any) -> Figures:
 def began(name: str, **arguments: Any) -> subprocess.Popen[str]:
     """A process that has begun with a workload."""
     command = [sys.executable, str(HERE / "scale_workloads.py"), name, json.dumps(arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def answered(process: subprocess.Popen[str]) -> Figures:
@@ -172,7 +170,7 @@ def many_sessions(places: Places, extent: Extent) -> list[Figures]:
     """One database with more and more sessions."""
     source, done, rows = places.folder / "sessions.db", 0, []
     for count in extent.sessions:
-        scale_fill.fill(source, scale_fill.commits(range(done, count)))
+        work("fill", database=str(source), first=done, last=count)
         done = count
         for engine in places.engines:
             with places.copied(source, engine) as database:
@@ -221,43 +219,55 @@ def long_histories(places: Places, extent: Extent) -> list[Figures]:
 
 
 def many_runs(places: Places, extent: Extent) -> list[Figures]:
-    """What a run takes, how long runs wait when they arrive at random by a simulation of that, and how long they did."""
+    """What a run takes, how long runs wait by a simulation of that, and how long they did."""
     rows = []
     for engine in places.engines:
         with places.empty(engine) as database:
-            stages = work("service", database=database, runs=extent.runs)["stages"]
+            stages = at_once("closed_loop", cores(), database=database, seconds=extent.seconds)["stages"]
             stations, servers = at_stations(engine, stages)
-            capacity = 1 / simulated(1.0, stations, servers, runs=1).utilisation
-            row: Figures = {"engine": engine, "capacity": capacity, "rates": []}
-            for place, name in enumerate(("before", "commit")):
+            capacity = 1 / utilisation(1.0, stations, servers)
+            row: Figures = {"engine": engine, "capacity": capacity, "closed": len(stages) / extent.seconds, "rates": []}
+            for place, name in enumerate(("run", "commit", "gate")):
                 row[name] = median(stage[place] for stage in stages) * 1e3
             for busy in extent.busy:
                 rate = busy * capacity
                 waits = simulated(rate, stations, servers)
                 point = {"rate": rate, "busy": busy, "p50": waits.p50 * 1e3, "p99": waits.p99 * 1e3}
                 if busy in extent.tried:
-                    point |= tried(database, rate, extent.seconds)
+                    given = {"database": database, "rate": rate / PROCESSES, "seconds": extent.seconds}
+                    took = at_once("arrivals", PROCESSES, **given)["took"]
+                    point |= {"tried_p50": percentile(took, 0.5) * 1e3, "tried_p99": percentile(took, 0.99) * 1e3}
                 row["rates"].append(point)
         rows.append(row)
         told(f"many runs, {engine}")
     return rows
 
 
+def cores() -> int:
+    """Of this machine."""
+    return os.cpu_count() or 1
+
+
 def at_stations(engine: str, stages: Sequence[Sequence[float]]) -> tuple[list[Sequence[float]], tuple[int, ...]]:
     """Where a run spends its time, and how many runs can be served there: see `scale_queue`."""
-    cores = os.cpu_count() or 1
     if engine == report.SQLITE:
-        return list(stages), (cores, 1)
-    return [(before + commit,) for before, commit in stages], (cores,)
+        return [(run - commit, gate) for run, commit, gate in stages], (cores(), 1)
+    return [(run,) for run, _, _ in stages], (cores(),)
 
 
-def tried(database: str, rate: float, seconds: float, processes: int = 8) -> Figures:
-    """Let runs arrive at random at several processes."""
-    start = time.monotonic() + STARTING
-    given = {"database": database, "rate": rate / processes, "seconds": seconds, "start": start}
-    working = [began("arrivals", **given, seed=seed) for seed in range(processes)]
-    took = [one for process in working for one in answered(process)["took"]]
-    return {"tried_p50": percentile(took, 0.5) * 1e3, "tried_p99": percentile(took, 0.99) * 1e3}
+def at_once(name: str, processes: int, **given: Any) -> dict[str, list[Any]]:
+    """What several processes measure that begin together, brought together."""
+    working = [began(name, **given, seed=seed) for seed in range(processes)]
+    for process in working:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is ready
+    start = time.monotonic() + 0.1
+    for process in working:
+        assert process.stdin is not None
+        process.stdin.write(f"{start}\n")
+        process.stdin.flush()
+    answers = [answered(process) for process in working]
+    return {key: [one for answer in answers for one in answer[key]] for key in answers[0]}
 
 
 PARTS: dict[str, Callable[[Places, Extent], list[Figures]]] = {

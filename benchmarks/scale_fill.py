@@ -3,8 +3,8 @@
 Rules that must stay true:
 - every row is written by `writing.commit`, the function with which the storage itself commits. Only the transaction is
   another: it holds thousands of commits, and is not flushed to the disk for each;
-- PostgreSQL gets the rows of the SQLite database by COPY; `require_same_rows` shows for a sample of commits that its own
-  storage would have written the same.
+- PostgreSQL gets the rows of the SQLite database by COPY; `require_same_rows` shows for a sample of commits that its
+  own storage would have written the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long runs wait when they arrive at random: a simulation, from what a run takes when nobody else is there.
+"""How long runs wait when they arrive at random: a simulation, from how long a run was measured to be served.
 
 A run needs first a core, to load and to encode, and then what commits: of SQLite the one writer of a database, of
 PostgreSQL a core again, for its server is on the same machine and each connection commits on its own. Runs are served

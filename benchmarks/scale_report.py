@@ -126,7 +126,7 @@ def page(figures: Row) -> str:
         "\n\n".join(
             [
                 _introduction(figures),
-                *_sessions(figures.get("sessions", [])),
+                *_sessions(figures.get("sessions", []), figures["compared"]),
                 *_states(figures.get("states", [])),
                 *_histories(figures.get("histories", []), figures["keep"]),
                 *_runs(figures.get("runs", [])),
@@ -161,15 +161,15 @@ def _by_engine(rows: Sequence[Row], tables: dict[str, Sequence[Column]]) -> list
     return parts
 
 
-def _sessions(rows: Sequence[Row]) -> list[str]:
+def _sessions(rows: Sequence[Row], compared: int) -> list[str]:
     if not rows:
         return []
     rows = [row | {"size_each": row["size"] / row["sessions"]} for row in rows]
-    text = """## Sessions in one database
+    text = f"""## Sessions in one database
 
-A session is a first run that stored 1 kB; ten belong to each user. They were made by the function with which the storage
-commits, thousands in a transaction, and their rows copied to PostgreSQL; for a sample of such commits it is verified
-before each measurement that both storages write the same bytes.
+A session is a first run that stored 1 kB; ten belong to each user. They were made by the function with which the
+storage commits, thousands in a transaction, and their rows were copied to PostgreSQL. Before each measurement it is
+verified of {compared} such commits that the storage of each engine writes the same bytes.
 
 ![Milliseconds against the sessions in the database](scale-sessions.svg)"""
     return [text, *_by_engine(rows, SESSIONS)]
@@ -206,18 +206,20 @@ def _runs(rows: Sequence[Row]) -> list[str]:
         return []
     text = """## Runs per second
 
-Runs that set a small key of one of 100 sessions arrive at random; p50 and p99 are from the arrival of a run to its
-end. They are simulated from what runs took in one process, alone: a run needs one of the cores until it commits, and
-then the one writer (SQLite), or a core all the time (PostgreSQL, whose server is on the same cores). Busy is the share of
-the time in which the busiest of these works: at 1, the highest rate, what waits grows without end. Measured are eight
-processes at the same rate. [Many processes](contention.md) has the rates of processes that never pause.
+Runs that set a small key of one of 100 sessions arrive at random at eight processes; p50 and p99 are from the arrival
+of a run to its end. They are simulated from what runs took in one process on each core, which never paused: a run needs
+a core until it commits, and then the one writer (SQLite), or a core all the time (PostgreSQL, whose server is on the
+same cores). Busy is the share of the time in which the busiest of these works: at 1, the highest rate, what waits grows
+without end. Measured are the eight processes at that rate. [Many processes](contention.md) has more processes that
+never pause.
 
 ![Milliseconds until a run has ended, against the runs that arrive in a second](scale-runs.svg)"""
     parts = [text]
     for row in rows:
         parts.append(
-            f"### Runs on {row['engine']}\n\nA run alone: {row['before']:.2f} ms before its commit, "
-            f"{row['commit']:.2f} ms in it. Highest rate: {row['capacity']:,.0f} runs/s."
+            f"### Runs on {row['engine']}\n\nA run: {row['run']:.2f} ms, {row['commit']:.2f} ms of these in its commit"
+            + (f", {row['gate']:.2f} ms with the writer to itself" if row["engine"] == SQLITE else "")
+            + f". Highest rate: {row['capacity']:,.0f} runs/s; processes that never paused made {row['closed']:,.0f}."
         )
         parts.append(table(row["rates"], RATES))
     return parts

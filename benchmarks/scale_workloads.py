@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+import scale_fill
 from measure import bytes_written
 from posts import text
 from scale_fill import owner_of, session_of
 
 from holdfast import SqlWorkflowStorage, Workflow, clock
 from holdfast.records import Commit, Known
+from holdfast.storage import sqlite
+from holdfast.storage.gate import Gate
 
 LONG = "long"
 """The id of the session with a long history."""
@@ -46,15 +49,23 @@ class Replacing(Workflow):
         return "replaced"
 
 
+class Storing(Workflow):
+    """Makes a large value itself, for what a run is given is recorded with it."""
+
+    def run(self, size: int, seed: int) -> str:
+        self.session_state["items"] = items(size, seed)
+        return "stored"
+
+
 class Reading(Workflow):
     def run(self) -> int:
         return len(self.session_state["items"])
 
 
-def storage_at(database: str, **given: Any) -> SqlWorkflowStorage:
+def storage_at(database: str, *, kind: Any = SqlWorkflowStorage, **given: Any) -> Any:
     """The storage of a file or URL."""
     name = "db_url" if "://" in database else "db_file"
-    return SqlWorkflowStorage(**{name: database}, **given)
+    return kind(**{name: database}, **given)
 
 
 @contextmanager
@@ -99,8 +110,21 @@ class Written:
 
 
 def peak() -> int:
-    """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most memory that this process has had, from `/proc`; `getrusage` counts that of its parent as well."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+# -- filling --------------------------------------------------------------------------------------------------------
+
+
+def fill(database: str, first: int, last: int) -> dict[str, Any]:
+    """Make the sessions of these numbers, the last one left out."""
+    scale_fill.fill(Path(database), scale_fill.commits(range(first, last)))
+    return {}
 
 
 # -- many sessions --------------------------------------------------------------------------------------------------
@@ -170,28 +194,25 @@ def check(database: str) -> dict[str, Any]:
 
 
 def items(size: int, seed: int) -> list[str]:
-    """Texts that have about so many bytes together."""
+    """Texts that have about so many bytes together, no two alike; another seed has none of them."""
     length = min(1000, size)
-    return [text(seed + number)[: length - 3] for number in range(size // length)]
+    return [f"{seed} {number} {text(number)}"[: length - 3] for number in range(size // length)]
 
 
 def state(database: str, size: int, calls: int) -> dict[str, Any]:
     """A session with one value of so many bytes, and a small one beside it."""
     with opened(database) as storage:
 
-        def run(key: str, value: Any) -> None:
-            Setting(session_id="large", storage=storage).run(key, value)
+        def made(kind: type[Workflow]) -> Workflow:
+            return kind(session_id="large", storage=storage)
 
         count = len(items(size, 0))
-        made = [items(size, seed) for seed in (1, 1000, 2000)]
         jobs: dict[str, list[Callable[[], Any]]] = {
-            "store": [partial(run, "items", made[0])],
-            "small": [partial(run, "counter", number) for number in range(calls)],
-            "item": [
-                partial(Replacing(session_id="large", storage=storage).run, number * 997 % count, text(number)[:900])
-                for number in range(calls)
-            ],
-            "whole": [partial(run, "items", value) for value in made[1:]],
+            "store": [lambda: made(Storing).run(size, 0)],
+            "small": [lambda: made(Setting).run("counter", _chance.random())] * calls,
+            "item": [lambda: made(Replacing).run(_chance.randrange(count), text(_chance.randrange(count))[:900])]
+            * calls,
+            "whole": [lambda: made(Storing).run(size, 1), lambda: made(Storing).run(size, 2)],
         }
         figures = {}
         for name, jobs_of_name in jobs.items():
@@ -263,7 +284,7 @@ SESSIONS = 100
 
 
 class _Timed(SqlWorkflowStorage):
-    """Knows how long its commits took."""
+    """Knows how long its last commit took."""
 
     took = 0.0
 
@@ -272,40 +293,76 @@ class _Timed(SqlWorkflowStorage):
         try:
             return super().commit(commit, **given)
         finally:
-            self.took += time.perf_counter() - began
+            self.took = time.perf_counter() - began
 
 
-def service(database: str, runs: int) -> dict[str, Any]:
-    """Runs of one process, one after the other: seconds of each before and in the commit."""
+class _TimedGate(Gate):
+    """Knows how long any of its kind was held the last time."""
+
+    took = 0.0
+    _since = 0.0
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        is_held = super().acquire(timeout)
+        if is_held:
+            _TimedGate._since = time.perf_counter()
+        return is_held
+
+    def release(self) -> None:
+        super().release()
+        if _TimedGate._since:
+            _TimedGate.took = time.perf_counter() - _TimedGate._since
+            _TimedGate._since = 0.0
+
+
+def _ready() -> float:
+    """Say that this process has prepared everything, and wait to be told when to begin, by `time.monotonic`."""
+    print("ready", flush=True)
+    start = float(input())
+    time.sleep(max(0.0, start - time.monotonic()))
+    return start
+
+
+def _run(storage: SqlWorkflowStorage, chance: random.Random, seed: int) -> None:
+    # Each process has a key of its own: whoever changes the same value as another at the same time is refused.
+    session = f"session-{chance.randrange(SESSIONS)}"
+    Setting(session_id=session, storage=storage).run(f"of process {seed}", chance.random())
+
+
+def closed_loop(database: str, seconds: float, seed: int) -> dict[str, Any]:
+    """Runs one after the other, while other processes do the same: seconds of each, and those of them in the commit
+    and with the gate held."""
+    chance = random.Random(seed)
+    sqlite.Gate = _TimedGate
     stages = []
-    name = "db_url" if "://" in database else "db_file"
-    with closing(_Timed(**{name: database})) as storage:
-        for number in range(runs + SESSIONS):
-            storage.took, began = 0.0, time.perf_counter()
-            Setting(session_id=f"session-{number % SESSIONS}", storage=storage).run("counter", number)
-            stages.append((time.perf_counter() - began - storage.took, storage.took))
-    return {"stages": stages[SESSIONS:]}
+    with closing(storage_at(database, kind=_Timed)) as storage:
+        for _ in range(SESSIONS):
+            _run(storage, chance, seed)
+        end = _ready() + seconds
+        while (began := time.monotonic()) < end:
+            _run(storage, chance, seed)
+            stages.append((time.monotonic() - began, storage.took, _TimedGate.took))
+    return {"stages": stages}
 
 
-def arrivals(database: str, rate: float, seconds: float, start: float, seed: int) -> dict[str, Any]:
+def arrivals(database: str, rate: float, seconds: float, seed: int) -> dict[str, Any]:
     """Runs that arrive at random, as one of several processes gets them: seconds of each from its arrival on.
 
     Args:
         database: where to commit.
         rate: runs in a second, on average.
         seconds: how long they arrive.
-        start: when they begin to, by the clock of `time.monotonic`, which all processes share.
-        seed: of chance.
+        seed: of chance, and another one for each process.
     """
     chance = random.Random(seed)
     took = []
-    with opened(database) as storage:
-        due = start
-        time.sleep(max(0.0, due - time.monotonic()))
+    with closing(storage_at(database)) as storage:
+        for _ in range(SESSIONS):
+            _run(storage, chance, seed)
+        due = start = _ready()
         while (due := due + chance.expovariate(rate)) < start + seconds:
             time.sleep(max(0.0, due - time.monotonic()))
-            session = f"session-{chance.randrange(SESSIONS)}"
-            Setting(session_id=session, storage=storage).run(f"of process {seed}", len(took))
+            _run(storage, chance, seed)
             took.append(time.monotonic() - due)
     return {"took": took}
 
@@ -313,6 +370,7 @@ def arrivals(database: str, rate: float, seconds: float, start: float, seed: int
 WORKLOADS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
     for function in (
+        fill,
         first,
         sessions,
         check,
@@ -322,7 +380,7 @@ WORKLOADS: dict[str, Callable[..., dict[str, Any]]] = {
         history,
         prune,
         delete,
-        service,
+        closed_loop,
         arrivals,
     )
 }
