@@ -10,12 +10,17 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import postgres
 from holdfast import clock
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sql import SqlWorkflowStorage
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("holdfast", deadline=None)
+settings.load_profile("holdfast")
 
 BACKENDS = ["memory", "sqlite", "postgres"]
 

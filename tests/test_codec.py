@@ -128,7 +128,7 @@ def test_the_oracle_tells_apart_what_equality_does_not() -> None:
         assert [at for at, other in enumerate(values) if same(one, other)] == [place]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(VALUES)
 def test_every_value_that_is_taken_comes_back_exactly(value: Any) -> None:
     try:
@@ -144,7 +144,7 @@ def test_every_value_that_is_taken_comes_back_exactly(value: Any) -> None:
     json.loads(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(KEYS)
 def test_every_key_comes_back_from_its_name(key: Any) -> None:
     name = codec.name_of(key, TYPES)
@@ -152,7 +152,7 @@ def test_every_key_comes_back_from_its_name(key: Any) -> None:
     assert list(codec.parse_json(codec.encode({key: 1}, TYPES))) == [name]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(KEYS, max_size=6, unique_by=repr), st.randoms())
 def test_equal_sets_are_encoded_equally(members: list[Any], random: Any) -> None:
     shuffled = random.sample(members, len(members))

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.extractive import Source, data_in, post, sentences, sources_in, topic_of
@@ -59,7 +59,6 @@ class TestSources:
         sources_in(text)
         sentences(text)
 
-    @settings(deadline=None)
     @given(st.recursive(st.none() | st.text() | st.integers(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
     def test_can_be_looked_for_in_anything(self, data: object) -> None:
         sources_in(data)
@@ -83,7 +82,6 @@ class TestSentences:
     def test_are_whole_and_prose(self, text: str, expected: list[str]) -> None:
         assert sentences(text) == expected
 
-    @settings(deadline=None)
     @given(st.text())
     def test_always_stand_in_the_text(self, text: str) -> None:
         joined = " ".join(text.split())

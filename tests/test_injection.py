@@ -197,7 +197,7 @@ NUMBERS = st.integers(-(2**70), 2**70)
 ANYTHING = st.none() | st.booleans() | NUMBERS | st.floats() | TEXTS | st.binary(max_size=9) | st.lists(NUMBERS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(owner=TEXTS, session_id=TEXTS, name=TEXTS, limit=ANYTHING, at=ANYTHING, after=ANYTHING)
 def test_whatever_arguments_hold_every_operation_ends_in_order_and_harms_nothing(
     owner: str, session_id: str, name: str, limit: Any, at: Any, after: Any
@@ -236,7 +236,7 @@ def test_whatever_arguments_hold_every_operation_ends_in_order_and_harms_nothing
 # Table names
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text(max_size=60) | st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,60}", fullmatch=True) | ANYTHING)
 def test_a_table_name_is_an_identifier_or_refused(name: Any) -> None:
     try:

@@ -255,7 +255,7 @@ def test_a_planted_fault_that_drops_what_is_inserted_at_one_place_is_found(monke
         test_random_pairs_merge_with_everything_once_or_are_refused_whole()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(0, 3), max_size=6), st.data())
 def test_lists_with_equal_elements_merge_to_what_both_asked_for(base: list[int], data: st.DataObject) -> None:
     """Equal elements are told apart by their place only, so counts are what can be checked."""

@@ -98,13 +98,13 @@ def as_text(state: Any) -> str:
 # -- against models -----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(DOCUMENTS, DOCUMENTS)
 def test_any_document_becomes_any_other(old: dict[str, Any], new: dict[str, Any]) -> None:
     check(document(old), document(new))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), DOCUMENTS)
 def test_jsonpatch_replays_a_patch_to_the_same_state_in_the_same_order(
     data: st.DataObject, old: dict[str, Any]
@@ -117,7 +117,7 @@ def test_jsonpatch_replays_a_patch_to_the_same_state_in_the_same_order(
     assert as_text(replayed) == as_text(expected)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data(), STATES)
 def test_live_values_follow_a_patch(data: st.DataObject, old: dict[Any, Any]) -> None:
     new = edited(data, old, VALUES)
@@ -134,7 +134,7 @@ def test_live_values_follow_a_patch(data: st.DataObject, old: dict[Any, Any]) ->
             assert live[key] is value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 6), max_size=30), st.lists(st.integers(0, 6), max_size=30))
 def test_gaps_leave_only_what_is_equal_between_them(one: list[int], other: list[int]) -> None:
     old, new = [b"%d" % n for n in one], [b"%d" % n for n in other]
@@ -352,7 +352,7 @@ def test_a_patch_is_standard_json_patch() -> None:
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.text("ab/~01", max_size=4), min_size=1, max_size=4))
 def test_every_path_comes_back_from_its_pointer(segments: list[str]) -> None:
     assert patch.path_of(patch.pointer_of(tuple(segments))) == tuple(segments)

@@ -274,7 +274,7 @@ def decoded_or_refused(value: Any) -> None:
         codec.decode(json.dumps(value).encode())
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(KINDS | st.text(max_size=10), st.lists(PARTS, max_size=4))
 def test_a_tag_of_whatever_form_is_a_value_or_an_error_of_ours(kind: str, parts: list[Any]) -> None:
     tag = {"$hf": [kind, *parts]}

@@ -1650,7 +1650,7 @@ LATE = [  # a key comes back that was in front of one that others have changed s
 
 
 @example(program=LATE, first=6, second=10)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(program=st.lists(acts, max_size=10), first=st.integers(0, 10), second=st.integers(0, 10))
 def test_a_run_that_broke_off_anywhere_and_was_resumed_ends_as_one_that_did_not(
     program: list[Any], first: int, second: int

@@ -242,7 +242,7 @@ class StateAgainstModel(RuleBasedStateMachine):
         assert same(dict(fresh.session_state), unshared(self.model))
 
 
-StateAgainstModel.TestCase.settings = settings(max_examples=120, stateful_step_count=30, deadline=None)
+StateAgainstModel.TestCase.settings = settings(max_examples=120, stateful_step_count=30)
 TestStateAgainstModel = StateAgainstModel.TestCase
 
 

@@ -63,7 +63,7 @@ def play(storage: Storage, story: list[Step], keep: KeepHistory, prune: KeepHist
     return told
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(story=steps, keep=amounts, prune=amounts)
 def test_every_kept_version_can_be_rebuilt_and_all_backends_keep_the_same(
     story: list[Step], keep: KeepHistory, prune: KeepHistory
