@@ -4,6 +4,7 @@
 # make check        what CI runs: style, types, tests, faults, quickstart
 # make bench        the figures in benchmarks/
 # make bench-contention   many processes at the same time, beside the peers, which are installed first; 15 minutes
+# make bench-scale   many sessions, large states, long histories, many runs, on SQLite and PostgreSQL; 15 minutes
 # make bench-peers   Holdfast beside Phidata, Agno, LangGraph and six others, which are installed first; half an hour
 # make soak         the long randomised runs; each fault for HOLDFAST_SOAK_SECONDS=60 at most
 # make clean        remove what these targets made
@@ -19,7 +20,7 @@ QUICKSTART_DB := build/quickstart.db
 # The tools that build the package are pinned too: pip before 25.3 reads the first name for that, later ones the second.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 
-.PHONY: quickstart test faults check lint bench bench-contention bench-peers soak clean
+.PHONY: quickstart test faults check lint bench bench-contention bench-scale bench-peers soak clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Holdfast needs Python 3.11 or newer; say which one with: make PYTHON=python3.11 ...")'
@@ -58,6 +59,9 @@ bench: $(VENV)/development.stamp
 
 bench-contention: $(VENV)/development.stamp
 	$(BIN)/python benchmarks/contention.py --write
+
+bench-scale: $(VENV)/development.stamp
+	$(BIN)/python benchmarks/scale.py --write
 
 bench-peers: $(VENV)/development.stamp
 	$(BIN)/python benchmarks/comparison.py --write

@@ -91,7 +91,7 @@ def lines(rows: Rows, which: int, label: str, path: Path) -> None:
             axes.plot(*[[points[-1][at]] for at in (0, which)], marker="x", color=colour[name], linestyle="none")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _plain_numbers(axes)
+    plain_numbers(axes)
     axes.set_xlabel("items in the list, 2 kB each; x: stopped")
     axes.set_ylabel(label)
     axes.grid(which="major")
@@ -105,7 +105,8 @@ def _thinned(points: Sequence[Any], most: int = 24) -> list[Any]:
     return [*points[:-1:step], points[-1]]
 
 
-def _plain_numbers(axes: Any) -> None:
+def plain_numbers(axes: Any) -> None:
+    """Numbers along both axes as they are read, not as powers of ten."""
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda number, _: f"{number:,g}"))
         axis.set_minor_formatter(mpl.ticker.NullFormatter())
@@ -130,7 +131,7 @@ def bars(rows: Rows, path: Path) -> None:
             )
     axes.set_xscale("log")
     axes.set_xlim(right=axes.get_xlim()[1] * 3)
-    _plain_numbers(axes)
+    plain_numbers(axes)
     _named(axes, shown)
     axes.set_xlabel("ms of a run that changes one small key")
     saved(figure, path)

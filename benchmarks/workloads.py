@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, ClassVar
 
 import msgspec
-from floor import RawInserts
+from floor import RawInserts, RawRuns
 from measure import Cost, cost_of, folder_size
 from posts import text
 
@@ -53,9 +54,9 @@ class Seeding(Workflow):
 
 
 def small_run(folder: Path) -> dict[str, Any]:
-    """A run that adds one small key, against one raw insert, in alternating blocks."""
+    """A run that adds one small key, against one raw insert and the raw rows of a run, in alternating blocks."""
     storage = SqlWorkflowStorage(db_file=folder / "ours.db")
-    raw = RawInserts(folder)
+    raw, rows = RawInserts(folder), RawRuns(folder)
 
     def run(number: int) -> None:
         Setting(session_id="s", storage=storage).run(f"k{number % 50}", number)
@@ -63,10 +64,12 @@ def small_run(folder: Path) -> dict[str, Any]:
     for number in range(50):
         run(number)
         raw.insert(b"x" * 80)
-    blocks: dict[str, list[Any]] = {"ours": [], "floor": []}
+        rows.insert(b"x" * 80)
+    blocks: dict[str, list[Any]] = {"ours": [], "floor": [], "rows": []}
     for block in range(10):
         blocks["ours"].append(cost_of([partial(run, block * 100 + number) for number in range(100)]))
         blocks["floor"].append(cost_of([partial(raw.insert, b"x" * 80)] * 100))
+        blocks["rows"].append(cost_of([partial(rows.insert, b"x" * 80)] * 100))
     return {
         name: {"wall": [c.median_wall() for c in costs], "cpu": [c.mean_cpu() for c in costs]}
         for name, costs in blocks.items()
@@ -125,8 +128,15 @@ def large_state_cold(folder: Path) -> dict[str, Any]:
 
 
 class Searching(Workflow):
+    searches: ClassVar[list[float]] = []
+    """CPU ms that the search itself took, once the posts were there."""
+
     def run(self, topic: str) -> str:
-        return found_in(self.session_state["posts"], topic)
+        posts = self.session_state["posts"]
+        begin = time.process_time()
+        found = found_in(posts, topic)
+        self.searches.append((time.process_time() - begin) * 1e3)
+        return found
 
 
 class Changing(Workflow):
@@ -174,6 +184,7 @@ def large_list(folder: Path, posts: int, dated: bool, runs: int = 40) -> dict[st
             cost = cost_of([partial(job, block * runs + number + 1) for number in range(runs)])
             costs[name].append(cost.mean_cpu())
             written[name] += cost.written / (4 * runs)
+    costs["search itself"] = [mean(Searching.searches[-runs * block :][:runs]) for block in range(4, 0, -1)]
     return {"cpu": costs, "written": written}
 
 

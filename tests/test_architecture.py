@@ -93,6 +93,7 @@ LAYERS = [
     "holdfast.refused",
     "holdfast.copying",
     "holdfast.session",
+    "holdfast.comparing",
     "holdfast.retracing",
     "holdfast.conflicts",
     "holdfast.standing",

@@ -1,11 +1,12 @@
-"""The page that `make bench-peers` writes: what it says of figures, and what it must not leave out."""
+"""The pages that `make bench-peers` and `make bench-scale` write: what they say of figures, and what they must not
+leave out; and that filled databases and the simulation are like what they stand for."""
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
-import sys
-from collections.abc import Iterator
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.fixture
-def report() -> Iterator[Any]:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield importlib.import_module("comparison_report")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the modules of the benchmarks importable."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+@pytest.fixture
+def report(benchmarks: None) -> Any:
+    return importlib.import_module("comparison_report")
 
 
 def page(report: Any, *rows: Any) -> str:
@@ -84,3 +87,39 @@ def test_a_table_of_which_everything_failed_is_shown(report: Any) -> None:
     never = report.Row("Never", "SQLite")
     never.refusal = "n/a"
     assert "| Never | n/a |" in page(report, never)
+
+
+# How cost grows
+
+
+@pytest.mark.parametrize("name", ["scale_queue", "scale_report"])
+def test_the_examples_of_a_module_are_right(benchmarks: None, name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_filled_sessions_have_the_rows_that_both_storages_write(benchmarks: None, tmp_path: Path, pg_url: str) -> None:
+    assert importlib.import_module("scale_fill").require_same_rows(tmp_path, pg_url) == 20
+
+
+def test_every_part_of_the_scale_benchmark_is_measured_and_has_its_tables(benchmarks: None) -> None:
+    scale = importlib.import_module("scale")
+    figures = scale.measured(scale.LEAST, parts=tuple(scale.PARTS), sqlite_only=True)
+    page = importlib.import_module("scale_report").page(json.loads(json.dumps(figures)))
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if line.startswith("| ")}
+    for title in ("Sessions in one database", "Bytes of state", "Versions of one session", "Runs per second"):
+        assert f"## {title}\n" in page
+    assert len(rows["20"]) == 8, "the versions, in the last of their tables"
+    assert all(cell.strip() for cell in rows["20"])
+    assert figures["histories"][1]["forgotten"] == 0
+
+
+@pytest.mark.parametrize("busy", [0.5, 0.8])
+def test_the_simulation_agrees_with_what_is_known_of_a_single_server(benchmarks: None, busy: float) -> None:
+    queue = importlib.import_module("scale_queue")
+    chance = random.Random(1)
+    measured = [(chance.expovariate(1000),) for _ in range(20_000)]
+    waits = queue.simulated(busy * 1000, measured, (1,))
+    assert waits.utilisation == pytest.approx(busy, rel=0.05)
+    # Of arrivals and services that are both random, the time until the end is exponential as well: M/M/1.
+    assert waits.p50 == pytest.approx(0.6931 / (1000 * (1 - busy)), rel=0.2)
+    assert waits.p99 == pytest.approx(4.605 / (1000 * (1 - busy)), rel=0.2)

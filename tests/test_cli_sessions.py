@@ -117,7 +117,9 @@ class TestSessions:
     def test_lists_that_are_cut_say_so(self, default_storage: SqlWorkflowStorage) -> None:
         for name in "abc":
             keep(default_storage, name, {"n": 1}, {"n": 2}, {"n": 3})
-        assert holdfast("sessions", "list", "--limit", "2").stderr.splitlines()[-1] == "2 of 3 shown; --limit N"
+        assert (
+            holdfast("sessions", "list", "--limit", "2").stderr.splitlines()[-1] == "2 shown, there are more; --limit N"
+        )
         assert holdfast("sessions", "history", "a", "--limit", "1").stderr.splitlines()[-1] == "1 of 3 shown; --limit N"
         assert holdfast("runs", "list", "--limit", "8").stderr.splitlines()[-1] == "8 shown, there are more; --limit N"
         whole = (["sessions", "list", "--limit", "3"], ["sessions", "history", "a", "--limit", "3"])

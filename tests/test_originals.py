@@ -59,6 +59,13 @@ values = st.recursive(
         st.lists(inner, max_size=8),
         st.dictionaries(names, inner, max_size=8),
         st.lists(st.dictionaries(names, leaves, max_size=3), max_size=8),
+        st.lists(
+            st.one_of(
+                st.fixed_dictionaries({"a": leaves, "b": inner, "c": inner}),
+                st.fixed_dictionaries({"b": inner, "a": leaves}),
+            ),
+            max_size=8,
+        ),
         st.tuples(inner, inner),
     ),
     max_leaves=40,
@@ -126,6 +133,34 @@ def test_any_two_values_can_be_compared(old: Any, new: Any) -> None:
     else:
         with pytest.raises(NotPlain):
             original(old).changes(new, ("v",))
+
+
+@given(st.lists(values, min_size=1, max_size=12), st.lists(values, min_size=1, max_size=12), st.data())
+def test_values_laid_out_together_are_told_from_others(old: list[Any], other: list[Any], data: st.DataObject) -> None:
+    laid_out = Values(old)
+    new = changed(old, data)
+    for others in (copied(old), new, other[: len(old)]):
+        if len(others) == len(old):
+            differ = [place for place, item in enumerate(old) if codec.encode(item) != codec.encode(others[place])]
+            assert laid_out.are(others) == (not differ)
+            suspects = laid_out.suspects(others)
+            assert suspects is None or (set(differ) <= set(suspects) and suspects == sorted(set(suspects)))
+    assert codec.encode(laid_out.copies()) == codec.encode(old)
+
+
+@pytest.mark.parametrize("sorts", [1, 2, 40])
+def test_dicts_with_the_same_names_are_laid_out_by_them(sorts: int) -> None:
+    posts = [{"n": n, f"tags{n % sorts}": [n], "by": {"name": f"n{n}", "likes": [n]}} for n in range(80)]
+    laid_out = Values(posts)
+    assert laid_out.are(copied(posts))
+    copies = laid_out.copies()
+    assert copies == posts
+    for place, post in enumerate(copies):
+        post["by"]["likes"].append(place)
+        assert not laid_out.are(copies)
+        del post["by"]["likes"][-1]
+    posts[0]["by"]["likes"].append("of the posts only")
+    assert copies[0]["by"]["likes"] == [0]
 
 
 def numbered(count: int) -> list[dict[str, Any]]:

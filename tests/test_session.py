@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from catalogue import same
+from holdfast import comparing
 from holdfast import session as session_module
 from holdfast.errors import OutcomeUnknown, UnstorableValue, VersionNotKept
 from holdfast.patch import graft
@@ -292,7 +293,7 @@ def test_an_unstorable_value_gives_way_when_another_changes_its_key(storage: Sto
 
 
 def test_a_state_above_the_limit_keeps_what_fits(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_STATE_SIZE", 1000)
+    monkeypatch.setattr(comparing, "MAX_STATE_SIZE", 1000)
     workflow = Doing(session_id="s", storage=storage)
     workflow.session_state.update(small="x" * 300, large="y" * 900)
     with pytest.raises(UnstorableValue, match=r"session_state\['large'\].*more than the limit of 1,000"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast import session as session_module
+from holdfast import comparing
 from holdfast.errors import (
     OutcomeUnknown,
     SessionDeleted,
@@ -289,7 +289,7 @@ def test_the_current_state_stays_readable_whatever_history_is_kept(tmp_path: Any
 
 
 def test_estimated_sizes_do_not_add_up(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MAX_STATE_SIZE", 500_000)
+    monkeypatch.setattr(comparing, "MAX_STATE_SIZE", 500_000)
     a, b = doing(storage), doing(storage)
     a.run(lambda s: s.update(v={}))
     for number in range(8):

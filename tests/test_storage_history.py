@@ -102,12 +102,12 @@ def test_the_oldest_wanted_version() -> None:
     with adjustable_clock() as hands:
         made = {1: hands.time - 100, 2: hands.time - 50, 3: hands.time}
 
-        def newest_before(time: float) -> int | None:
-            return max((version for version, at in made.items() if at <= time), default=None)
+        def version_at(time: float) -> int:
+            return min((version - 1 for version, at in made.items() if at > time), default=3)
 
-        assert oldest_wanted(None, 3, newest_before) == 0
-        assert oldest_wanted(2, 3, newest_before) == 2
-        assert oldest_wanted(9, 3, newest_before) == 0
-        assert oldest_wanted(timedelta(seconds=49), 3, newest_before) == 2
-        assert oldest_wanted(timedelta(seconds=60), 3, newest_before) == 1
-        assert oldest_wanted(timedelta(seconds=200), 3, newest_before) == 0
+        assert oldest_wanted(None, 3, version_at) == 0
+        assert oldest_wanted(2, 3, version_at) == 2
+        assert oldest_wanted(9, 3, version_at) == 0
+        assert oldest_wanted(timedelta(seconds=49), 3, version_at) == 2
+        assert oldest_wanted(timedelta(seconds=60), 3, version_at) == 1
+        assert oldest_wanted(timedelta(seconds=200), 3, version_at) == 0

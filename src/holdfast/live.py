@@ -164,7 +164,7 @@ class Live:
         Whoever asks for one next, here or in another object, is given these containers instead of a copy. That nobody
         can tell the difference is certain only because references are counted; no other thread may be at work.
         """
-        if self.state.is_viewed or not is_only_in([self.state], and_one_more=True):
+        if not document.has_originals or self.state.is_viewed or not is_only_in([self.state], and_one_more=True):
             return
         state = self.state
         for key in [key for key, _ in state.touched()]:
@@ -249,8 +249,12 @@ class Live:
         for key, target in targets.items():
             if key in kept or encoded[key] == target:
                 slots[key] = live[key]
-        self._place({**slots, **{key: value for key, value in kept.items() if key not in slots}}, place)
-        self.remember()
+        for key, value in kept.items():
+            slots.setdefault(key, value)
+        self._loaded = {}
+        self._place(slots, place)
+        if live or self.state.is_viewed:  # else there are only marks
+            self.remember()
 
     def _place_defaults(self, live: Mapping[Any, Any], place: Callable[[], None]) -> None:
         new = copy.deepcopy(dict(self._defaults))

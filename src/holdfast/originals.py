@@ -297,6 +297,9 @@ class _Together:
         return self.values.are(new)
 
     def places(self, new: Sequence[Any]) -> list[int]:
+        suspects = self.values.suspects(new) if len(new) == self.count else None
+        if suspects is not None and len(suspects) <= FEW:
+            return [place for place in suspects if not are_same(self.members[place], new[place])]
         return _differing(self.members, new, 0)
 
 

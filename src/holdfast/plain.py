@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import gc
 import sys
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from itertools import chain, islice
-from operator import is_, itemgetter
+from itertools import accumulate, chain, compress, islice, repeat
+from itertools import count as count_from
+from operator import is_, is_not, itemgetter
 from types import NoneType
 from typing import Any, Final
 from uuid import UUID
@@ -44,10 +47,14 @@ LEAVES: Final = frozenset(
 CONTAINERS: Final = frozenset({list, dict, tuple})
 MOST: Final = 5_000_000
 """Values that are looked at: one object may stand in so many places that there is no end to them."""
+SORTS: Final = 16
+"""Sets of names, in their order, up to which dicts are looked at by their names."""
 _BY_VALUE: Final = frozenset({NoneType, bool, int, str, bytes})
 """What is encoded alike if it is of one type and equal."""
 
 _values = dict.values
+_run: Final = deque[Any](maxlen=0).extend
+"""Goes through an iterator for what that does."""
 
 
 class NotPlain(Exception):
@@ -70,7 +77,7 @@ class Values:
     (True, False, 5)
     """
 
-    __slots__ = ("_below", "_groups", "_kind", "_lengths", "_names", "_values", "count")
+    __slots__ = ("_below", "_columns", "_groups", "_kind", "_lengths", "_names", "_values", "count")
 
     def __init__(self, values: list[Any], depth: int = MAX_DEPTH, most: int = MOST) -> None:
         self._values = values
@@ -80,6 +87,8 @@ class Values:
         """Where they are of several kinds: of each kind the places, what picks these out, and the values there."""
         self._below: Values | None = None
         """What the containers hold, one after the other."""
+        self._columns: list[tuple[str, Values]] = []
+        """Instead of that, of dicts with the same names that hold containers: what they all have under one name."""
         self.count = len(values)
         """How many there are, with all that they hold."""
         kinds = set(map(type, values))
@@ -90,24 +99,53 @@ class Values:
         if not depth or not kinds <= LEAVES | CONTAINERS:
             raise NotPlain
         if len(kinds) > 1:
-            self._group(values, kinds, depth, most)
+            some = (kinds & LEAVES, *({kind} for kind in kinds & CONTAINERS))
+            self._group([list(map(kind.__contains__, map(type, values))) for kind in some], depth, most)
             return
         (self._kind,) = kinds
         self._lengths = list(map(len, values))
+        members = list(chain.from_iterable(map(_values, values) if self._kind is dict else values))
         if self._kind is dict:
             self._names = list(chain.from_iterable(values))
             require_names(self._names)
-            values = list(map(_values, values))
-        self._below = Values(list(chain.from_iterable(values)), depth - 1, most - self.count)
+            if self._are_by_name(members, depth, most):
+                return
+        self._below = Values(members, depth - 1, most - self.count)
         self.count += self._below.count
 
-    def _group(self, values: list[Any], kinds: set[type], depth: int, most: int) -> None:
+    def _are_by_name(self, members: list[Any], depth: int, most: int) -> bool:
+        """Lay out what dicts hold by their names, if they have the same ones, and containers under some."""
+        values = self._values
+        if len(values) == 1 or set(map(type, members)).isdisjoint(CONTAINERS):
+            return False
+        names = list(values[0])
+        if self._names != names * len(values):
+            sorts = set(map(tuple, values))
+            if len(sorts) > SORTS:
+                return False
+            named = list(map(tuple, values))
+            self._kind = None
+            self._group([list(map(sort.__eq__, named)) for sort in sorts], depth, most)
+            return True
+        for place, name in enumerate(names):
+            column = Values(members[place :: len(names)], depth - 1, most - self.count)
+            self._columns.append((name, column))
+            self.count += column.count
+        return True
+
+    def _group(self, sorts: list[list[bool]], depth: int, most: int) -> None:
+        """Lay out values in groups.
+
+        Args:
+            sorts: of each group, whether it has the value in this place.
+            depth, most: as for all of them.
+        """
         count = 0
-        for some in (kinds & LEAVES, *({kind} for kind in kinds & CONTAINERS)):
-            places = [place for place, kind in enumerate(map(type, values)) if kind in some]
+        for is_here in sorts:
+            places = list(compress(count_from(0), is_here))
             if places:
                 pick = itemgetter(*places, places[0])  # of a single place it would give no tuple
-                group = Values([values[place] for place in places], depth, most - count)
+                group = Values(list(compress(self._values, is_here)), depth, most - count)
                 self._groups.append((places, pick, group))
                 count += group.count
         self.count = count
@@ -117,9 +155,14 @@ class Values:
         if self._groups:
             copies = self._values.copy()
             for places, _, group in self._groups:
-                if group._kind is not None:
-                    for place, item in zip(places, group.copies(), strict=True):
-                        copies[place] = item
+                if not group._are_leaves:
+                    _run(map(copies.__setitem__, places, group.copies()))
+            return copies
+        if self._columns:
+            copies = list(map(dict.copy, self._values))
+            for name, column in self._columns:
+                if not column._are_leaves:
+                    _run(map(dict.__setitem__, copies, repeat(name), column.copies()))
             return copies
         if self._below is None or self._kind is None:
             return self._values.copy()
@@ -139,25 +182,72 @@ class Values:
         """Whether they hold no containers that hold containers."""
         if self._groups:
             return all(group.are_flat for _, _, group in self._groups)
-        return self._below is None or self._below._are_leaves
+        return not self._columns and (self._below is None or self._below._are_leaves)
 
     def are(self, others: Sequence[Any]) -> bool:
         """Whether as many other values are the same, pair by pair."""
         if self._groups:
             return all(group.are(pick(others)[:-1]) for _, pick, group in self._groups)
-        if self._below is None:
+        if self._are_leaves:
             return _are_same_leaves(self._values, others)
         if set(map(type, others)) != {self._kind} or list(map(len, others)) != self._lengths:
             return False
-        if self._kind is dict:
-            if not are_same_names(self._names, list(chain.from_iterable(others))):
-                return False
-            members = gc.get_referents(*others) if self._below._are_leaves else []
-            if self._below._are_leaves and len(members) == len(self._names):
-                # What a dict with names for keys refers to are its values, in their order.
+        return self._are_dicts(others) if self._kind is dict else self._hold(list(chain.from_iterable(others)))
+
+    def _are_dicts(self, others: Sequence[Any]) -> bool:
+        if not are_same_names(self._names, list(chain.from_iterable(others))):
+            return False
+        if self._below is not None and self._below._are_leaves:
+            # What a dict with names for keys refers to are its values, in their order.
+            members = gc.get_referents(*others)
+            if len(members) == len(self._names):
                 return _are_same_leaves(self._below._values, members)
-            others = list(map(_values, others))
-        return self._below.are(list(chain.from_iterable(others)))
+        return self._hold(list(chain.from_iterable(map(_values, others))))
+
+    def _hold(self, members: list[Any]) -> bool:
+        """Whether what the containers hold, one after the other, is the same as other values."""
+        if self._below is not None:
+            return self._below.are(members)
+        each = len(self._columns)
+        if len(members) != each * len(self._values):  # another thread was there
+            return False
+        return all(column.are(members[place::each]) for place, (_, column) in enumerate(self._columns))
+
+    def suspects(self, others: Sequence[Any]) -> list[int] | None:
+        """Where as many other values may differ, for some is another object there; None if all may.
+
+        >>> values = Values([{"a": [1], "b": 2}, {"a": [3], "b": 4}])
+        >>> values.suspects([{"a": [1], "b": 2}, {"a": [3], "b": 5}]), values.suspects([{"a": [1], "b": 2}, []])
+        ([1], None)
+        """
+        if self._groups:
+            found = [(places, group.suspects(pick(others)[:-1])) for places, pick, group in self._groups]
+            if any(inside is None for _, inside in found):
+                return None
+            return sorted(places[place] for places, inside in found for place in inside or ())
+        if self._are_leaves:
+            return list(compress(count_from(0), map(is_not, self._values, others)))
+        are_alike = set(map(type, others)) == {self._kind} and list(map(len, others)) == self._lengths
+        if self._kind is dict:
+            are_alike = are_alike and are_same_names(self._names, list(chain.from_iterable(others)))
+            others = list(map(_values, others)) if are_alike else []
+        members = list(chain.from_iterable(others)) if are_alike else []
+        # None if they are not alike; or if another thread was there meanwhile.
+        return self._holders(members) if len(members) == sum(self._lengths) and are_alike else None
+
+    def _holders(self, members: list[Any]) -> list[int] | None:
+        """What `suspects` gives for containers that hold these members, one after the other."""
+        if self._below is None:
+            each = len(self._columns)
+            columns = [column.suspects(members[place::each]) for place, (_, column) in enumerate(self._columns)]
+            if None in columns:
+                return None
+            return sorted({place for inside in columns for place in inside or ()})
+        below = self._below.suspects(members)
+        if below is None:
+            return None
+        ends = list(accumulate(self._lengths))
+        return sorted({bisect_right(ends, place) for place in below})
 
 
 def require_names(keys: Sequence[Any]) -> None:
@@ -188,7 +278,7 @@ def are_only_there(values: list[Any], *, levels: int = MAX_DEPTH) -> bool:
     """
     while levels:
         if not set(map(type, values)) <= CONTAINERS:
-            values = [value for value in values if type(value) in CONTAINERS]
+            values = list(compress(values, map(CONTAINERS.__contains__, map(type, values))))
         if not values:
             break
         if set(map(_references, values)) != _OF_TWO:

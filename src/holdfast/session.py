@@ -1,12 +1,10 @@
 """A session in use: the live state, what is stored of it, and the way from one to the other.
 
 Rules that must stay true:
-- to know what changed, every value that was handed out is encoded and compared with what is stored; nothing else
-  is trusted, so no change can escape;
+- what is pending is what a comparison of all that was handed out finds, and nothing else is trusted;
 - what others have committed meanwhile is brought together with it inside the transaction that commits it; where both
   changed one place, the whole commit is refused, or decided as `on_conflict` says;
-- others' changes reach the live state only when it is loaded, refreshed or settled at the end of a run;
-- an unstorable value keeps the last stored value of its own top-level key and holds up no other key.
+- others' changes reach the live state only when it is loaded, refreshed or settled at the end of a run.
 """
 
 from __future__ import annotations
@@ -17,16 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from holdfast import clock, codec, patch
+from holdfast import clock, patch
+from holdfast.comparing import operations_between, pending_in
 from holdfast.conflicts import Policy, Refused, Settling, Unanswered, refused_answer
 from holdfast.declared import Types
 from holdfast.edits import Members
-from holdfast.encoding import MAX_BYTES
 from holdfast.errors import (
     HoldfastError,
     LeaseLost,
@@ -34,15 +31,12 @@ from holdfast.errors import (
     SessionBusy,
     SessionDeleted,
     StateConflict,
-    UnstorableValue,
     VersionConflict,
     VersionNotKept,
 )
 from holdfast.live import Live
 from holdfast.merging import Overlap, disputed
 from holdfast.operations import Operation
-from holdfast.originals import Original
-from holdfast.plain import NotPlain
 from holdfast.records import Commit, Run, Snapshot, StepRecord
 from holdfast.standing import Merged, Pending, Problems, Standing, with_seeds
 from holdfast.state import SessionState
@@ -53,9 +47,6 @@ from holdfast.values import StoredValues
 
 if TYPE_CHECKING:
     from holdfast.retracing import StateChange, Undoing
-
-MAX_STATE_SIZE = MAX_BYTES
-"""Bytes that all values of a session may have together, encoded."""
 
 RETRY_AFTER = (0.002, 0.1)
 """Seconds between two tries to commit to a session that somebody else has to himself: at first, and at most."""
@@ -84,9 +75,6 @@ class Beside(msgspec.Struct, frozen=True):
 
 
 NOTHING = Beside()
-
-Inside: TypeAlias = tuple[list[Operation], Original]
-"""What was changed inside of a value, and what that makes of it."""
 
 
 class Collected(msgspec.Struct, frozen=True):
@@ -284,66 +272,7 @@ class Session:
 
     def collect(self) -> Pending:
         """Compare the live state with what it was when it was stored last; changes neither."""
-        return self._found_pending(by_originals=True)
-
-    def _found_pending(self, *, by_originals: bool) -> Pending:
-        document = self._here().view
-        keys, touched = self._live.state.snapshot()
-        values: dict[str, bytes] = {}
-        inside: dict[str, Inside] = {}
-        problems: list[tuple[str, str]] = []
-        refused: set[str | None] = set()
-        seen: set[str] = set()
-        for key, value in touched:
-            path = codec.path_of(key)
-            try:
-                name = codec.name_of(key, self._types, path)
-                original = document.original(name) if by_originals and name not in seen else None
-                found = None if original is None else _inside(original, value, name, path)
-                data = codec.stable_encode(value, self._types, path) if found is None else b""
-            except UnstorableValue as error:
-                problems += error.problems
-                refused.add(self._live.name_or_none(key))
-                continue
-            if name in seen:
-                problems.append((path, "two keys that are stored alike, as two NaNs are: keep one of them"))
-                refused.add(name)
-            elif found is not None:
-                if found[0]:
-                    inside[name] = found
-            elif name not in document or self._values.encoded_if_kept(document, name) != data:
-                values[name] = data
-            seen.add(name)
-        names = document.names()
-        if refused or keys != names:
-            named = [self._live.name_or_none(key) for key in keys]
-            known = [name for name in named if name is not None and (name not in refused or name in document)]
-            names = list(dict.fromkeys(known))
-            values = {name: data for name, data in values.items() if name not in refused}
-            inside = {name: found for name, found in inside.items() if name not in refused}
-        elif not values and not inside and not problems:
-            return Pending([], {}, ())
-        size = document.size + sum(map(len, values.values())) + sum(map(_size, inside.values()))
-        if inside and size > MAX_STATE_SIZE:
-            # What is known of sizes without the texts is an estimate.
-            return self._found_pending(by_originals=False)
-        self._refuse_too_large(names, values, problems)
-        return self._pending(names, values, inside, tuple(problems))
-
-    def _pending(
-        self, names: list[str], values: dict[str, bytes], inside: dict[str, Inside], problems: Problems
-    ) -> Pending:
-        document = self._here().view
-        operations = self._live.with_atoms(self._difference(document, names, values, inside))
-        seeds = {}
-        for operation in operations:
-            if operation.op == "add" and len(operation.path) == 1 and operation.path[0] not in document:
-                name = operation.path[0]
-                seed = self._live.seed_of(name, codec.key_of(name, self._types))
-                if seed is not None:
-                    seeds[name] = seed
-        originals = {name: original for name, (_, original) in inside.items() if name not in values}
-        return Pending(operations, values, problems, seeds, originals)
+        return pending_in(self._live, self._here().view, self._values, self._types)
 
     def _is_as_new(self, pending: Pending) -> bool:
         """Whether all that is pending are the defaults of a session that is not stored yet."""
@@ -411,7 +340,7 @@ class Session:
 
         with self._lock:
             collected = self._collected()
-            operations = self._operations_between(mark, self._edited(collected))
+            operations = operations_between(mark, self._edited(collected), self._values)
             before = functools.partial(self._encoded_if_there, mark)
             change = StateChange.of(operations, before) if operations else None
             return change, collected
@@ -423,23 +352,7 @@ class Session:
         """A mark of the live state as it is now, and whether it was changed since an earlier one."""
         with self._lock:
             now = self.mark()
-            return now, bool(self._operations_between(mark, now))
-
-    def _operations_between(self, mark: StoredDocument, now: StoredDocument) -> list[Operation]:
-        if now is mark:
-            return []
-        values: dict[str, bytes] = {}
-        inside: dict[str, Inside] = {}
-        for name in now.names_changed_since(mark):
-            before, after = mark.original(name), now.original(name)
-            if before is not None and after is not None:
-                with contextlib.suppress(NotPlain, UnstorableValue):
-                    inside[name] = before.changes_to(after, (name,)), after
-                    continue
-            data = self._values.encoded(now, name)
-            if name not in mark or self._values.encoded(mark, name) != data:
-                values[name] = data
-        return self._difference(mark, now.names(), values, inside)
+            return now, bool(operations_between(mark, now, self._values))
 
     def repeat(self, change: StateChange) -> None:
         """Make a change in the live state again, in place.
@@ -697,65 +610,6 @@ class Session:
             self._standing = to
 
         self._live.move_to(document, edits, place, before=before, keep_unstorable=keep_unstorable)
-
-    # -- sizes and differences ----------------------------------------------------------------------------------
-
-    def _refuse_too_large(self, names: list[str], values: dict[str, bytes], problems: list[tuple[str, str]]) -> None:
-        document = self._here().view
-        if document.size + sum(map(len, values.values())) <= MAX_STATE_SIZE:
-            return
-        # Near the limit every size is looked at, also those that are estimates, replaced or removed.
-        size = sum(len(values[name]) if name in values else self._values.size_of(document, name) for name in names)
-        for name in sorted(values, key=lambda changed: -len(values[changed])):
-            if size <= MAX_STATE_SIZE:
-                return
-            problems.append(
-                (
-                    codec.path_of(codec.key_of(name, self._types)),
-                    (
-                        f"with its {len(values[name]):,} bytes the state would have {size:,}, more than the limit of "
-                        f"{MAX_STATE_SIZE:,}; keep large material elsewhere and its name here"
-                    ),
-                )
-            )
-            size -= len(values.pop(name))
-            if name in document:
-                size += self._values.size_of(document, name)
-            else:
-                names.remove(name)
-
-    def _difference(
-        self, document: StoredDocument, names: list[str], values: dict[str, bytes], inside: dict[str, Inside]
-    ) -> list[Operation]:
-        old_names = document.names()
-        removed, added = patch.displaced(old_names, names) if names != old_names else ([], [])
-        fresh = set(added)
-        operations = [Operation("remove", (name,), None) for name in removed]
-        old = {name: self._values.encoded_if_kept(document, name) for name in values if name not in fresh}
-        readable = {name: data for name, data in old.items() if data is not None}
-        operations += patch.diff(readable, {name: values[name] for name in readable})
-        operations += [Operation("replace", (name,), values[name]) for name in old if name not in readable]
-        for name in inside:
-            if name not in fresh:
-                operations += inside[name][0]
-        for name in added:
-            if name in inside:
-                values[name] = inside[name][1].text()
-            elif name not in values:
-                values[name] = self._values.encoded(document, name)
-            operations.append(Operation("add", (name,), values[name]))
-        return operations
-
-
-def _inside(original: Original, value: Any, name: str, path: str) -> Inside | None:
-    """What was changed inside of a value; None where that is left to the comparison of texts."""
-    with contextlib.suppress(NotPlain, UnstorableValue):  # the texts tell everything that cannot be stored
-        return codec.stable(lambda: original.changes(value, (name,)), itemgetter(0), path)
-    return None
-
-
-def _size(inside: Inside) -> int:
-    return sum(len(operation.value or b"") + 1 for operation in inside[0])
 
 
 def _parts(run: Run | None, beside: Beside) -> dict[str, Any]:

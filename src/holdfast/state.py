@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, ItemsView, Iterator, ValuesView
+from itertools import compress, repeat
+from operator import is_not
 from typing import Any, Final, NoReturn
 
 _ABSENT: Any = object()
@@ -87,18 +89,19 @@ class SessionState(dict[Any, Any]):
 
     def touched(self) -> list[tuple[Any, Any]]:
         """The keys of values that were asked for or put here, with these."""
-        return [item for item in list(dict.items(self)) if item[1] is not UNDECODED]
+        return self.snapshot()[1]
 
     def snapshot(self) -> tuple[list[Any], list[tuple[Any, Any]]]:
         """All keys, and the touched ones with their values, at one moment.
 
-        Each list is made in one step. That no other thread came between two of them is looked at afterwards: this
-        makes no pair for each of the many untouched keys, which would be most of the work.
+        Each list is made in one step. That no other thread came between two of them is looked at afterwards. No
+        code of Python's own runs for each of the untouched keys, of which there can be many: it would be most of
+        what a small change costs.
         """
         for _ in range(SNAPSHOT_TRIES):
             keys = list(dict.keys(self))
             slots = list(dict.values(self))
-            touched = [(key, slot) for key, slot in zip(keys, slots, strict=False) if slot is not UNDECODED]
+            touched = list(compress(zip(keys, slots, strict=False), map(is_not, slots, repeat(UNDECODED))))
             if keys == list(dict.keys(self)) and all(dict.get(self, key) is slot for key, slot in touched):
                 return keys, touched
         items = list(dict.items(self))

@@ -65,8 +65,9 @@ def tell_run(workflow: Workflow, db: str | None, target: str | None, *, cancelle
     """
     owner, run_id = workflow.user_id or "", workflow.run_id
     try:
-        recorded = workflow.storage.find_runs(owner, run_id=run_id) if run_id is not None else ()
-        heads = workflow.storage.find_sessions(owner, session_id=workflow.session_id)
+        session_id = workflow.session_id
+        recorded = () if run_id is None else workflow.storage.find_runs(owner, session_id=session_id, run_id=run_id)
+        heads = workflow.storage.find_sessions(owner, session_id=session_id)
     except StorageError as error:
         note(f"run {run_id} could not be looked up: {error}")
         return

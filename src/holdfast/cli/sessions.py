@@ -89,10 +89,10 @@ def spent(located: Located) -> tuple[Usage, Savings]:
 def list_sessions(db: str | None, table: str | None, user_id: str | None, limit: int, as_json: bool) -> None:
     """List sessions, the last updated first."""
     with opened(db, table, user_id) as database:
-        known = database.sessions()
-    found = known[:limit]
-    if len(known) > limit:
-        cut(limit, len(known))
+        found = database.sessions(limit=limit + 1)
+    if len(found) > limit:
+        cut(limit)
+    found = found[:limit]
     if as_json:
         print_json([described(located) for located in found])
     elif not found:

@@ -2,12 +2,13 @@
 
 Rules that must stay true:
 - every row is read and verified, the data of every kept value included;
+- how much memory that takes depends on the largest session, not on how many sessions and runs there are;
 - damage to one session does not hide damage to another: each is reported, none is raised.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from holdfast.errors import CorruptData
 from holdfast.records import Finding, SessionInfo
@@ -15,6 +16,12 @@ from holdfast.storage import reading, rows, step_rows
 from holdfast.storage.listing import Entry
 from holdfast.storage.queries import NO_LIMIT, Statements
 from holdfast.storage.remembered import Remembered
+
+MOST_IN_PART = 1000
+"""Changes of a session that are read at a time."""
+
+SIZE_OF_PART = 1_000_000
+"""Bytes that they have together, unless it is only one."""
 
 
 def check(db: Statements) -> tuple[Finding, ...]:
@@ -31,36 +38,31 @@ def _findings(db: Statements) -> Iterator[Finding]:
         rows.read_beats(db.each("beats"), db.where)
     except CorruptData as error:
         yield Finding(db.where, error.facts["what"])
-    runs = set()
-    for row in db.all("runs_of_all_owners", session_id=None, run_id=None, limit=NO_LIMIT):
-        runs.add(row[:3])
+    for row in db.in_parts("each_run_of_all_owners"):
         try:
             rows.read_run(row, db.where)
         except CorruptData as error:
             yield Finding(_place(row[0], row[1]), error.facts["what"])
-    yield from _step_findings(db, runs)
+    yield from _step_findings(db)
     yield from _entry_findings(db)
     yield from _lease_findings(db)
-    found = db.all("heads_of_all_owners", session_id=None, least=0, limit=NO_LIMIT)
-    heads = {(row[0], row[1]): row for row in found}
-    for owner, session_id in db.all("sessions_with_rows_of_all_owners"):
-        if (owner, session_id) not in heads:
-            yield Finding(_place(owner, session_id), "its head is missing")
-    for (owner, session_id), row in heads.items():
+    for owner, session_id in db.all("sessions_without_head_of_all_owners"):
+        yield Finding(_place(owner, session_id), "its head is missing")
+    for row in db.in_parts("each_head_of_all_owners"):
         try:
             head = rows.read_head(row, db.where)
         except CorruptData as error:
-            yield Finding(_place(owner, session_id), error.facts["what"])
+            yield Finding(_place(row[0], row[1]), error.facts["what"])
             continue
         yield from _session_findings(db, head)
 
 
-def _step_findings(db: Statements, runs: Container[tuple[object, ...]]) -> Iterator[Finding]:
-    """What is wrong with the steps of the runs, each of which is one of these."""
-    for row in db.all("steps_of_all_owners"):
+def _step_findings(db: Statements) -> Iterator[Finding]:
+    """What is wrong with the steps of runs."""
+    for owner, session_id, run_id in db.all("steps_without_run_of_all_owners"):
+        yield Finding(_place(owner, session_id), f"the record of run {run_id!r} is missing, of which there are steps")
+    for row in db.in_parts("steps_of_all_owners"):
         place = _place(row[0], row[1])
-        if row[:3] not in runs:
-            yield Finding(place, f"the record of run {row[2]!r} is missing, of which there are steps")
         try:
             step_rows.read_step(row, db.where)
             found = db.one("find_step_result", owner=row[0], session_id=row[1], run_id=row[2], number=row[3])
@@ -109,17 +111,40 @@ def _change_findings(db: Statements, head: rows.Head) -> Iterator[Finding]:
     place = _place(info.owner, info.session_id)
     after = head.forgotten
     while after < info.version:
-        found = db.one("find_patches", **key, after=after, upto=info.version, limit=1)
-        following = found[0] if found else info.version + 1
-        if following > after + 1:
-            missing = f"change {after + 1}" if following == after + 2 else f"changes {after + 1} to {following - 1}"
-            yield Finding(place, f"{missing} of session {info.session_id!r}")
-        if found:
+        upto = _end_of_part(db, head, after)
+        found = db.all("find_patches", **key, after=after, upto=upto, limit=MOST_IN_PART)
+        for row in found:
+            yield from _gap(info, after, row[0])
+            after = row[0]
             try:
-                rows.read_changes([found], info, following - 1, db.where)
+                rows.read_changes([row], info, after - 1, db.where)
             except CorruptData as error:
                 yield Finding(place, error.facts["what"])
-        after = following
+        if not found:
+            yield from _gap(info, after, info.version + 1)
+            return
+
+
+def _gap(info: SessionInfo, after: int, following: int) -> Iterator[Finding]:
+    """That changes are missing between two versions, if any are."""
+    if following > after + 1:
+        missing = f"change {after + 1}" if following == after + 2 else f"changes {after + 1} to {following - 1}"
+        yield Finding(_place(info.owner, info.session_id), f"{missing} of session {info.session_id!r}")
+
+
+def _end_of_part(db: Statements, head: rows.Head, after: int) -> int:
+    """Up to which version the changes after one may be read at once: one of them, or as many as are small together."""
+    info = head.info
+    if after + 1 == info.version:
+        return info.version
+    key = {"owner": info.owner, "session_id": info.session_id}
+    end, total = after, 0
+    for version, size in db.all("patch_sizes", **key, after=after, upto=info.version, limit=MOST_IN_PART):
+        total += size
+        if total > SIZE_OF_PART and end > after:
+            break
+        end = version
+    return info.version if end == after else end
 
 
 def _value_findings(db: Statements, info: SessionInfo, snapshots: Sequence[int]) -> Iterator[Finding]:

@@ -69,16 +69,17 @@ def superfluous(snapshots: Sequence[int], first: int) -> list[int]:
     return dropped
 
 
-def oldest_wanted(keep: KeepHistory, newest: int, newest_before: Callable[[float], int | None]) -> int:
+def oldest_wanted(keep: KeepHistory, newest: int, version_at: Callable[[float], int]) -> int:
     """The oldest version that must stay readable.
 
     Args:
         keep: how much to keep.
         newest: the session's version.
-        newest_before: tells the newest version made at or before a time, None when there is none.
+        version_at: tells the version that was current at a time: the one before the first that was made later, so that
+            one whose time is wrong keeps more, and never less; 0 when all were.
     """
     if keep is None:
         return 0
     if isinstance(keep, timedelta):
-        return newest_before(clock.now() - keep.total_seconds()) or 0
+        return version_at(clock.now() - keep.total_seconds())
     return max(newest - keep + 1, 0)

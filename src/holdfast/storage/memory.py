@@ -455,10 +455,10 @@ def _forget(session: _Session, keep: KeepHistory) -> int:
     """Forget what lies before the newest snapshot from which all wanted versions can be rebuilt."""
     changes = session.changes.values()
 
-    def newest_before(time: float) -> int | None:
-        return max((change.version for change in changes if change.created_at <= time), default=None)
+    def version_at(time: float) -> int:
+        return min((change.version - 1 for change in changes if change.created_at > time), default=session.info.version)
 
-    oldest = history.oldest_wanted(keep, session.info.version, newest_before)
+    oldest = history.oldest_wanted(keep, session.info.version, version_at)
     start = session.snapshot_upto(max(oldest, session.forgotten))
     forgotten = [version for version in session.changes if version <= start]
     for version in forgotten:

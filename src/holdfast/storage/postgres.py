@@ -52,6 +52,9 @@ _IDLE_TIMEOUT = 15
 _STATEMENT_TIMEOUT = 60
 """Seconds that one statement may take, on top of the time that the caller waits for locks."""
 
+_PART = 100
+"""Rows that are brought at a time where there may be any number of them."""
+
 _DEFAULTS = {
     "application_name": "holdfast",
     "connect_timeout": str(_CONNECT_TIMEOUT),
@@ -122,6 +125,13 @@ class PostgresStatements(Statements):
         """See `Statements.put_each`."""
         with self.connection.cursor() as cursor:
             cursor.executemany(self._texts[query], rows)
+
+    def in_parts(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """See `Statements.in_parts`."""
+        self._execute(f"DECLARE {query} NO SCROLL CURSOR FOR {self._texts[query]}", ())
+        while rows := self._execute(f"FETCH {_PART} FROM {query}", ()).fetchall():
+            yield from rows
+        self._execute(f"CLOSE {query}", ())
 
     def now(self) -> float:
         """The time of the server."""

@@ -103,6 +103,11 @@ class Statements(ABC):
         """Run a query and return all its rows."""
         return self._execute(self._texts[query], values).fetchall()  # type: ignore[no-any-return]
 
+    @abstractmethod
+    def in_parts(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Run a query without values and go through its rows, however many, of which few are in memory at a time.
+        Others may be run in between."""
+
     def one(self, query: str, **values: Any) -> tuple[Any, ...] | None:
         """Run a query and return its only row, or None."""
         rows = self.all(query, **values)

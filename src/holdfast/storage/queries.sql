@@ -22,11 +22,12 @@ WHERE owner = :owner AND session_id = :session_id
 SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
        checksum
 FROM {table}_session
-WHERE owner = :owner AND (CAST(:session_id AS TEXT) IS NULL OR session_id = :session_id) AND version >= :least
+WHERE owner = :owner AND version >= 1
 ORDER BY updated_at DESC, session_id
 LIMIT :limit
 
 -- name: heads_of_all_owners
+-- A session of which only the id is known is looked for in all rows. An index of ids would cost every new session a page.
 SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
        checksum
 FROM {table}_session
@@ -112,17 +113,26 @@ WHERE owner = :owner AND session_id = :session_id AND version > :after AND versi
 ORDER BY version
 LIMIT :limit
 
+-- name: patch_sizes
+-- How large the changes after one version and up to another are, oldest first.
+SELECT version, LENGTH(patch)
+FROM {table}_patch
+WHERE owner = :owner AND session_id = :session_id AND version > :after AND version <= :upto
+ORDER BY version
+LIMIT :limit
+
 -- name: find_commit
 -- The version that a commit made, if it was applied already.
 SELECT version
 FROM {table}_patch
 WHERE owner = :owner AND session_id = :session_id AND version > :base AND commit_id = :commit_id
 
--- name: newest_version_before
--- The version that was current at a time.
-SELECT MAX(version)
+-- name: version_at
+-- The version that was current at a time: the one before the first that was made later, NULL if none was. What was made
+-- since, which is most of a history that is forgotten by age, is not read.
+SELECT MIN(version) - 1
 FROM {table}_patch
-WHERE owner = :owner AND session_id = :session_id AND created_at <= :time
+WHERE owner = :owner AND session_id = :session_id AND created_at > :time
 
 -- name: delete_patches
 DELETE FROM {table}_patch WHERE owner = :owner AND session_id = :session_id AND version <= :upto
@@ -225,9 +235,16 @@ SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, pro
        input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
        refused_patch, checksum
 FROM {table}_run
-WHERE owner = :owner AND session_id = :session_id AND (CAST(:run_id AS TEXT) IS NULL OR run_id = :run_id)
+WHERE owner = :owner AND session_id = :session_id
 ORDER BY started_at DESC, run_id
 LIMIT :limit
+
+-- name: find_run
+SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
+       input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
+       refused_patch, checksum
+FROM {table}_run
+WHERE owner = :owner AND session_id = :session_id AND run_id = :run_id
 
 -- name: runs_of_owner
 SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
@@ -369,13 +386,39 @@ INSERT INTO holdfast_catalogue (table_name, created_at) VALUES (:table_name, :cr
 SELECT table_name FROM holdfast_catalogue ORDER BY table_name
 
 
--- name: sessions_with_rows_of_all_owners
--- Every session that has rows besides a head.
-SELECT DISTINCT owner, session_id FROM {table}_patch
-UNION
-SELECT DISTINCT owner, session_id FROM {table}_snapshot
-UNION
-SELECT DISTINCT owner, session_id FROM {table}_value
+-- What `check` reads, of which a part at a time is in memory.
+
+-- name: each_head_of_all_owners
+SELECT owner, session_id, incarnation, version, snapshot_version, forgotten, workflow, created_at, updated_at, lease,
+       checksum
+FROM {table}_session
+ORDER BY owner, session_id
+
+-- name: each_run_of_all_owners
+SELECT owner, session_id, run_id, workflow_id, workflow, status, started_at, process_id, ended_at, requests,
+       input_tokens, output_tokens, cost, base_version, refused_version, attempt, savings, error, input, output,
+       refused_patch, checksum
+FROM {table}_run
+ORDER BY owner, session_id, run_id
+
+-- name: sessions_without_head_of_all_owners
+-- Every session that has rows, but no head.
+SELECT owner, session_id
+FROM (
+    SELECT owner, session_id FROM {table}_patch
+    UNION
+    SELECT owner, session_id FROM {table}_snapshot
+    UNION
+    SELECT owner, session_id FROM {table}_value
+) AS stored
+WHERE NOT EXISTS (
+    SELECT 1 FROM {table}_session WHERE owner = stored.owner AND session_id = stored.session_id)
+
+-- name: steps_without_run_of_all_owners
+SELECT owner, session_id, run_id
+FROM {table}_step AS step
+WHERE NOT EXISTS (
+    SELECT 1 FROM {table}_run WHERE owner = step.owner AND session_id = step.session_id AND run_id = step.run_id)
 
 
 -- The step cache: one table for the database. A row without a value, which is there because somebody computes it, has

@@ -223,24 +223,30 @@ def find_sessions(
     db: Statements, owner: str | None, session_id: str | None, limit: int | None
 ) -> tuple[SessionInfo, ...]:
     """See `Storage.find_sessions`."""
-    wanted = {"session_id": session_id, "least": 1, "limit": NO_LIMIT if limit is None else limit}
-    found = (
-        db.each("heads_of_all_owners", **wanted) if owner is None else db.each("heads_of_owner", owner=owner, **wanted)
-    )
-    return tuple(rows.read_head(row, db.where).info for row in found)
+    most = NO_LIMIT if limit is None else limit
+    if owner is None:
+        found = db.all("heads_of_all_owners", session_id=session_id, least=1, limit=most)
+    elif session_id is None:
+        found = db.all("heads_of_owner", owner=owner, limit=most)
+    else:
+        found = db.all("find_head", owner=owner, session_id=session_id)[:most]
+    infos = [rows.read_head(row, db.where).info for row in found]
+    return tuple(info for info in infos if info.version)
 
 
 def find_runs(
     db: Statements, owner: str | None, session_id: str | None, run_id: str | None, limit: int | None
 ) -> tuple[Run, ...]:
     """See `Storage.find_runs`."""
-    wanted = {"run_id": run_id, "limit": NO_LIMIT if limit is None else limit}
+    most = NO_LIMIT if limit is None else limit
     if owner is None:
-        found = db.each("runs_of_all_owners", session_id=session_id, **wanted)
+        found = db.all("runs_of_all_owners", session_id=session_id, run_id=run_id, limit=most)
     elif session_id is None:
-        found = db.each("runs_of_owner", owner=owner, **wanted)
+        found = db.all("runs_of_owner", owner=owner, run_id=run_id, limit=most)
+    elif run_id is None:
+        found = db.all("runs_of_session", owner=owner, session_id=session_id, limit=most)
     else:
-        found = db.each("runs_of_session", owner=owner, session_id=session_id, **wanted)
+        found = db.all("find_run", owner=owner, session_id=session_id, run_id=run_id)[:most]
     runs = [rows.read_run(row, db.where) for row in found]
     return with_interruptions(runs, rows.read_beats(db.each("beats"), db.where), db.now())
 

@@ -62,6 +62,10 @@ class SQLiteStatements(Statements):
         """As it stands in the file; a transaction that writes has locked everything already."""
         return query.replace("\n{lock}", "")
 
+    def in_parts(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """See `Statements.in_parts`; SQLite finds each row when it is asked for."""
+        return self.each(query)
+
     def now(self) -> float:
         """The time of this machine, which all users of the database share."""
         return clock.now()

@@ -326,11 +326,11 @@ def _forget(db: Statements, head: rows.Head, keep: KeepHistory) -> tuple[rows.He
     """
     key = {"owner": head.info.owner, "session_id": head.info.session_id}
 
-    def newest_before(time: float) -> int | None:
-        row = db.one("newest_version_before", **key, time=time)
-        return row[0] if row else None
+    def version_at(time: float) -> int:
+        found = db.one("version_at", **key, time=time)
+        return head.info.version if found is None or found[0] is None else int(found[0])
 
-    oldest = history.oldest_wanted(keep, head.info.version, newest_before)
+    oldest = history.oldest_wanted(keep, head.info.version, version_at)
     found = db.one("newest_snapshot_upto", **key, upto=oldest)
     start = (found and found[0]) or 0
     if start <= head.forgotten:
@@ -414,4 +414,4 @@ def delete_beat(db: Statements, process_id: str) -> None:
 
 
 def _runs(db: Statements, owner: str, session_id: str) -> list[tuple[object, ...]]:
-    return db.all("runs_of_session", owner=owner, session_id=session_id, run_id=None, limit=NO_LIMIT)
+    return db.all("runs_of_session", owner=owner, session_id=session_id, limit=NO_LIMIT)
