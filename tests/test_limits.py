@@ -157,8 +157,8 @@ def test_a_walk_without_that_look_is_noticed(run_python: Callable[[str], str]) -
 def test_the_limits_on_the_page_are_those_of_the_code() -> None:
     from holdfast.comparing import MAX_STATE_SIZE
     from holdfast.encoding import MAX_BYTES, MAX_DEPTH, MAX_KEY
+    from holdfast.ids import MAX_ID_LENGTH
     from holdfast.scalars import MAX_DIGITS
-    from holdfast.workflow import MAX_ID_LENGTH
 
     page = (Path(__file__).parent.parent / "docs" / "state.md").read_text(encoding="utf-8")
     table = page.partition("## Limits")[2].partition("##")[0]
