@@ -223,10 +223,13 @@ def many_runs(places: Places, extent: Extent) -> list[Figures]:
     rows = []
     for engine in places.engines:
         with places.empty(engine) as database:
-            stages = at_once("closed_loop", cores(), database=database, seconds=extent.seconds)["stages"]
+            given = {"database": database, "seconds": extent.seconds}
+            stages = at_once("closed_loop", cores(), **given)["stages"]
+            capacity = len(at_once("closed_loop", PROCESSES, **given)["stages"]) / extent.seconds
             stations, servers = at_stations(engine, stages)
-            capacity = 1 / utilisation(1.0, stations, servers)
-            row: Figures = {"engine": engine, "capacity": capacity, "closed": len(stages) / extent.seconds, "rates": []}
+            slower = 1 / (capacity * utilisation(1.0, stations, servers))
+            stations = [[seconds * slower for seconds in run] for run in stations]
+            row: Figures = {"engine": engine, "capacity": capacity, "slower": slower, "rates": []}
             for place, name in enumerate(("run", "commit", "gate")):
                 row[name] = median(stage[place] for stage in stages) * 1e3
             for busy in extent.busy:
@@ -234,8 +237,7 @@ def many_runs(places: Places, extent: Extent) -> list[Figures]:
                 waits = simulated(rate, stations, servers)
                 point = {"rate": rate, "busy": busy, "p50": waits.p50 * 1e3, "p99": waits.p99 * 1e3}
                 if busy in extent.tried:
-                    given = {"database": database, "rate": rate / PROCESSES, "seconds": extent.seconds}
-                    took = at_once("arrivals", PROCESSES, **given)["took"]
+                    took = at_once("arrivals", PROCESSES, rate=rate / PROCESSES, **given)["took"]
                     point |= {"tried_p50": percentile(took, 0.5) * 1e3, "tried_p99": percentile(took, 0.99) * 1e3}
                 row["rates"].append(point)
         rows.append(row)
@@ -248,11 +250,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def at_stations(engine: str, stages: Sequence[Sequence[float]]) -> tuple[list[Sequence[float]], tuple[int, ...]]:
+def at_stations(engine: str, stages: Sequence[Sequence[float]]) -> tuple[list[list[float]], tuple[int, ...]]:
     """Where a run spends its time, and how many runs can be served there: see `scale_queue`."""
     if engine == report.SQLITE:
-        return [(run - commit, gate) for run, commit, gate in stages], (cores(), 1)
-    return [(run,) for run, _, _ in stages], (cores(),)
+        return [[run - commit, gate] for run, commit, gate in stages], (cores(), 1)
+    return [[run] for run, _, _ in stages], (cores(),)
 
 
 def at_once(name: str, processes: int, **given: Any) -> dict[str, list[Any]]:

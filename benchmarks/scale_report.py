@@ -209,9 +209,9 @@ def _runs(rows: Sequence[Row]) -> list[str]:
 Runs that set a small key of one of 100 sessions arrive at random at eight processes; p50 and p99 are from the arrival
 of a run to its end. They are simulated from what runs took in one process on each core, which never paused: a run needs
 a core until it commits, and then the one writer (SQLite), or a core all the time (PostgreSQL, whose server is on the
-same cores). Busy is the share of the time in which the busiest of these works: at 1, the highest rate, what waits grows
-without end. Measured are the eight processes at that rate. [Many processes](contention.md) has more processes that
-never pause.
+same cores). All of it is stretched so that the highest rate is what the eight processes reach when they never pause, as
+they hold each other up. Busy is the share of that rate; at 1 what waits grows without end. Measured are the eight
+processes at the same rate. [Many processes](contention.md) has other numbers of processes that never pause.
 
 ![Milliseconds until a run has ended, against the runs that arrive in a second](scale-runs.svg)"""
     parts = [text]
@@ -219,7 +219,7 @@ never pause.
         parts.append(
             f"### Runs on {row['engine']}\n\nA run: {row['run']:.2f} ms, {row['commit']:.2f} ms of these in its commit"
             + (f", {row['gate']:.2f} ms with the writer to itself" if row["engine"] == SQLITE else "")
-            + f". Highest rate: {row['capacity']:,.0f} runs/s; processes that never paused made {row['closed']:,.0f}."
+            + f". Highest rate: {row['capacity']:,.0f} runs/s; stretched {row['slower']:.2f} times."
         )
         parts.append(table(row["rates"], RATES))
     return parts
