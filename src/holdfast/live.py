@@ -22,7 +22,7 @@ from holdfast.edits import Edit, Elements, Members, apply_live, is_container
 from holdfast.errors import HoldfastError, MalformedData, UnstorableValue
 from holdfast.operations import Operation
 from holdfast.originals import original_of
-from holdfast.plain import is_only_in
+from holdfast.plain import NotPlain
 from holdfast.state import UNDECODED, SessionState
 from holdfast.stored import StoredDocument
 from holdfast.values import StoredValues
@@ -157,28 +157,6 @@ class Live:
             if type(value) is dict:
                 return value.get(codec.key_of(segment, self._types))
         return None
-
-    def give_back(self, document: StoredDocument) -> None:
-        """Let go of values that are as they were stored, if nothing else holds any part of them.
-
-        Whoever asks for one next, here or in another object, is given these containers instead of a copy. That nobody
-        can tell the difference is certain only because references are counted; no other thread may be at work.
-        """
-        if not document.has_originals or self.state.is_viewed or not is_only_in([self.state], and_one_more=True):
-            return
-        state = self.state
-        for key in [key for key, _ in state.touched()]:
-            name = self.name_or_none(key)
-            original = document.original(name) if name is not None else None
-            if name is None or original is None:
-                continue
-            self._loaded.pop(name, None)
-            state.began_empty.pop(key, None)
-            holder = [dict.__getitem__(state, key)]
-            dict.__setitem__(state, key, UNDECODED)
-            if not original.take_back(holder):
-                dict.__setitem__(state, key, holder[0])
-                self._loaded[name] = _Loaded(holder[0])
 
     # -- changing -----------------------------------------------------------------------------------------------
 
@@ -326,7 +304,11 @@ class Live:
                 original = original_of(value, data)
                 document.keep_original(name, original)
         if original is not None:
-            value = original.copy()
+            try:
+                value = original.copy()
+            except NotPlain:  # it has come to hold more than is looked at
+                document.keep_original(name, None)
+                value = codec.decode(self._values.encoded(document, name), self._types, codec.path_of(key))
         self._loaded[name] = _Loaded(value)
         return value
 

@@ -12,7 +12,6 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Final, TypeAlias
@@ -25,10 +24,8 @@ from holdfast.plain import (
     CONTAINERS,
     NotPlain,
     Values,
-    are_only_there,
     are_same,
     are_same_names,
-    is_only_in,
     require_names,
 )
 
@@ -74,13 +71,11 @@ class Original:
         parts: its members.
     """
 
-    __slots__ = ("_parts", "_returned", "_value")
+    __slots__ = ("_parts", "_value")
 
     def __init__(self, value: Any, parts: list[_Part]) -> None:
         self._value = value
         self._parts = parts
-        self._returned: list[Any] = []
-        """At most one copy that nobody has any more."""
 
     @property
     def weight(self) -> int:
@@ -94,23 +89,13 @@ class Original:
         return sum(part.weight for part in self._parts)
 
     def copy(self) -> Any:
-        """The value, in containers of its own."""
-        with contextlib.suppress(IndexError):
-            return self._returned.pop()
+        """The value, in containers of its own.
+
+        Raises:
+            NotPlain: it has come to hold more than is looked at.
+        """
         members = list(chain.from_iterable([part.copies() for part in self._parts]))
         return members if type(self._value) is list else dict(zip(self._value, members, strict=True))
-
-    def take_back(self, holder: list[Any]) -> bool:
-        """Keep a copy for whoever wants one next, if nothing else holds it or any container in it.
-
-        Args:
-            holder: the only one who should have the copy, which is the same as the original.
-        """
-        is_flat = all(part.is_flat for part in self._parts)
-        if not is_only_in(holder) or not are_only_there(_members(holder[0]), levels=1 if is_flat else MAX_DEPTH):
-            return False
-        self._returned[:] = holder
-        return True
 
     def changes(self, new: Any, path: Path) -> tuple[list[Operation], Original]:
         """What makes the value another one, and the original of that.
@@ -279,11 +264,6 @@ class _Together:
         return self.values.count
 
     @property
-    def is_flat(self) -> bool:
-        """Whether no container is inside of them."""
-        return self.values.are_flat
-
-    @property
     def values(self) -> Values:
         """The members, laid out to be compared."""
         if self._values is None:
@@ -318,7 +298,6 @@ class _Inner:
     __slots__ = ("original",)
 
     count = 1
-    is_flat = False
 
     def __init__(self, original: Original) -> None:
         self.original = original
@@ -374,10 +353,7 @@ def _names(value: dict[Any, Any]) -> list[str]:
 
 def _plain(values: list[Any], path: Path) -> list[Any]:
     """Copies of the members of a container, of which nobody else has one."""
-    depth = MAX_DEPTH - len(path)
-    copies = Values(values, depth).copies()
-    Values(copies, depth)  # another thread may have changed them meanwhile
-    return copies
+    return Values(values, MAX_DEPTH - len(path), are_others=True).copies()
 
 
 def _member_changes(old: Any, new: Any, path: Path) -> tuple[list[Operation], Any]:

@@ -10,8 +10,6 @@ Rules that must stay true:
 
 from __future__ import annotations
 
-import gc
-import sys
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,19 +23,17 @@ from typing import Any, Final
 from uuid import UUID
 
 from holdfast import codec
-from holdfast.encoding import MAX_DEPTH
+from holdfast.encoding import MAX_DEPTH, MAX_KEY
 from holdfast.errors import UnstorableValue
-from holdfast.scalars import TAG
+from holdfast.scalars import TAG, is_encodable
 
 __all__ = [
     "CONTAINERS",
     "LEAVES",
     "NotPlain",
     "Values",
-    "are_only_there",
     "are_same",
     "are_same_names",
-    "is_only_in",
     "require_names",
 ]
 
@@ -68,6 +64,8 @@ class Values:
         values: they, and what they hold, are not changed any more.
         depth: how many containers they may be made of, one in another.
         most: how many values there may be in all.
+        are_others: whether somebody may be changing them all the same; then each container is copied in one step
+            before anything else is asked of it, and the copies are what is laid out.
 
     Raises:
         NotPlain: they are not plain.
@@ -79,7 +77,9 @@ class Values:
 
     __slots__ = ("_below", "_columns", "_groups", "_kind", "_lengths", "_names", "_values", "count")
 
-    def __init__(self, values: list[Any], depth: int = MAX_DEPTH, most: int = MOST) -> None:
+    def __init__(
+        self, values: list[Any], depth: int = MAX_DEPTH, most: int = MOST, *, are_others: bool = False
+    ) -> None:
         self._values = values
         self._kind: type | None = None
         """What all of them are; None for leaves, or where they are of several kinds."""
@@ -100,20 +100,23 @@ class Values:
             raise NotPlain
         if len(kinds) > 1:
             some = (kinds & LEAVES, *({kind} for kind in kinds & CONTAINERS))
-            self._group([list(map(kind.__contains__, map(type, values))) for kind in some], depth, most)
+            sorts = [list(map(kind.__contains__, map(type, values))) for kind in some]
+            self._group(sorts, depth, most, are_others=are_others)
             return
         (self._kind,) = kinds
+        if are_others and self._kind is not tuple:
+            values = self._values = list(map(self._kind.copy, values))  # type: ignore[attr-defined]
         self._lengths = list(map(len, values))
         members = list(chain.from_iterable(map(_values, values) if self._kind is dict else values))
         if self._kind is dict:
             self._names = list(chain.from_iterable(values))
             require_names(self._names)
-            if self._are_by_name(members, depth, most):
+            if self._are_by_name(members, depth, most, are_others=are_others):
                 return
-        self._below = Values(members, depth - 1, most - self.count)
+        self._below = Values(members, depth - 1, most - self.count, are_others=are_others)
         self.count += self._below.count
 
-    def _are_by_name(self, members: list[Any], depth: int, most: int) -> bool:
+    def _are_by_name(self, members: list[Any], depth: int, most: int, *, are_others: bool) -> bool:
         """Lay out what dicts hold by their names, if they have the same ones, and containers under some."""
         values = self._values
         if len(values) == 1 or set(map(type, members)).isdisjoint(CONTAINERS):
@@ -125,27 +128,27 @@ class Values:
                 return False
             named = list(map(tuple, values))
             self._kind = None
-            self._group([list(map(sort.__eq__, named)) for sort in sorts], depth, most)
+            self._group([list(map(sort.__eq__, named)) for sort in sorts], depth, most, are_others=are_others)
             return True
         for place, name in enumerate(names):
-            column = Values(members[place :: len(names)], depth - 1, most - self.count)
+            column = Values(members[place :: len(names)], depth - 1, most - self.count, are_others=are_others)
             self._columns.append((name, column))
             self.count += column.count
         return True
 
-    def _group(self, sorts: list[list[bool]], depth: int, most: int) -> None:
+    def _group(self, sorts: list[list[bool]], depth: int, most: int, *, are_others: bool) -> None:
         """Lay out values in groups.
 
         Args:
             sorts: of each group, whether it has the value in this place.
-            depth, most: as for all of them.
+            depth, most, are_others: as for all of them.
         """
         count = 0
         for is_here in sorts:
             places = list(compress(count_from(0), is_here))
             if places:
                 pick = itemgetter(*places, places[0])  # of a single place it would give no tuple
-                group = Values(list(compress(self._values, is_here)), depth, most - count)
+                group = Values(list(compress(self._values, is_here)), depth, most - count, are_others=are_others)
                 self._groups.append((places, pick, group))
                 count += group.count
         self.count = count
@@ -177,13 +180,6 @@ class Values:
     def _are_leaves(self) -> bool:
         return self._kind is None and not self._groups
 
-    @property
-    def are_flat(self) -> bool:
-        """Whether they hold no containers that hold containers."""
-        if self._groups:
-            return all(group.are_flat for _, _, group in self._groups)
-        return not self._columns and (self._below is None or self._below._are_leaves)
-
     def are(self, others: Sequence[Any]) -> bool:
         """Whether as many other values are the same, pair by pair."""
         if self._groups:
@@ -197,11 +193,6 @@ class Values:
     def _are_dicts(self, others: Sequence[Any]) -> bool:
         if not are_same_names(self._names, list(chain.from_iterable(others))):
             return False
-        if self._below is not None and self._below._are_leaves:
-            # What a dict with names for keys refers to are its values, in their order.
-            members = gc.get_referents(*others)
-            if len(members) == len(self._names):
-                return _are_same_leaves(self._below._values, members)
         return self._hold(list(chain.from_iterable(map(_values, others))))
 
     def _hold(self, members: list[Any]) -> bool:
@@ -258,57 +249,12 @@ def require_names(keys: Sequence[Any]) -> None:
 
     >>> require_names(["title", "text"])
     """
-    if not set(map(type, keys)) <= {str} or any(key.startswith(TAG) for key in set(keys)):
+    if not set(map(type, keys)) <= {str} or any(map(_is_odd, set(keys))):
         raise NotPlain
 
 
-def are_only_there(values: list[Any], *, levels: int = MAX_DEPTH) -> bool:
-    """Whether no container among values, or inside of them, is held by anything but what holds it there.
-
-    Args:
-        values: what one container holds, in a list that only the caller has.
-        levels: how many levels of containers there can be.
-
-    >>> posts = [{"tags": ["a"]}]
-    >>> are_only_there(posts.copy())
-    True
-    >>> tags = posts[0]["tags"]
-    >>> are_only_there(posts.copy())
-    False
-    """
-    while levels:
-        if not set(map(type, values)) <= CONTAINERS:
-            values = list(compress(values, map(CONTAINERS.__contains__, map(type, values))))
-        if not values:
-            break
-        if set(map(_references, values)) != _OF_TWO:
-            return False
-        levels -= 1
-        if levels:
-            values = gc.get_referents(*values)
-    return True
-
-
-def is_only_in(holder: list[Any], *, and_one_more: bool = False) -> bool:
-    """Whether nothing holds the one value of a list but this list, and one more if there is to be one.
-
-    >>> is_only_in([[]]), is_only_in([CONTAINERS])
-    (True, False)
-    """
-    return set(map(_references, holder)) == (_OF_TWO if and_one_more else _OF_ONE)
-
-
-_references: Final = getattr(sys, "getrefcount", id)
-"""Where references are not counted, nothing is found to be held by so few."""
-
-
-def _counted(others: list[list[Any]]) -> set[int]:
-    return set(map(_references, others.copy()))
-
-
-# Measured, because versions of Python count those references differently which the counting itself takes.
-_OF_TWO: Final = _counted([[]])
-_OF_ONE: Final = {count - 1 for count in _OF_TWO}
+def _is_odd(key: str) -> bool:
+    return key.startswith(TAG) or len(key) > MAX_KEY or not is_encodable(key)
 
 
 def are_same(old: Any, new: Any) -> bool:

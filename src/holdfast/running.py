@@ -271,12 +271,13 @@ class ActiveRun:
 
     def finish(self, error: BaseException | None = None) -> None:
         """Commit, record how the run ended, and let the workflow object go."""
-        with self._lock:
-            if self.ended:
-                return
-            self.ended = True
-        heartbeat().unwatch(self)
-        try:
+        is_ending = False
+        try:  # from the first step on, for an interrupt can come at any
+            with self._lock:
+                if self.ended:
+                    return
+                self.ended = is_ending = True
+            heartbeat().unwatch(self)
             if process_number() != self._process:
                 return  # the run is the parent's, which goes on with it after the fork
             if self._started and self._rollback and error is None:
@@ -287,8 +288,9 @@ class ActiveRun:
                 self._end_saving(error)
             self.steps.conclude(self.run_id, is_complete=error is None)
         finally:
-            self._release()
-            self._give_up_lease()
+            if is_ending:
+                self._release()
+                self._give_up_lease()
 
     def _give_up_lease(self) -> None:
         self.session.lease_id = ""
@@ -323,7 +325,6 @@ class ActiveRun:
         self.session.settle()
         if problems:
             raise UnstorableValue(problems)
-        self.session.give_back()
 
     def saved_patches(self) -> list[bytes]:
         """The patches committed since the last call, oldest first."""

@@ -42,7 +42,6 @@ from holdfast.standing import Merged, Pending, Problems, Standing, with_seeds
 from holdfast.state import SessionState
 from holdfast.storage.base import StepCache, Storage
 from holdfast.stored import StoredDocument, recent
-from holdfast.threads import others_may_change_values
 from holdfast.values import StoredValues
 
 if TYPE_CHECKING:
@@ -224,13 +223,6 @@ class Session:
                 return
             with contextlib.suppress(StateConflict):  # the next commit meets it, and says so
                 self._bring_in(self._here(), pending)
-
-    def give_back(self) -> None:
-        """Let go of values of the live state that nobody holds. All of it must be stored, or have been refused."""
-        with self._lock:
-            is_known = self._unresolved is None and self._refused is None and self._here().is_level
-            if is_known and not others_may_change_values():
-                self._live.give_back(self._here().view)
 
     def refresh(self) -> None:
         """Bring what others have committed into the live state; what is pending stays so.
@@ -419,8 +411,9 @@ class Session:
         except HoldfastError:
             self._unresolved = None
             raise
-        self._unresolved = None
-        return self._adopt(attempt, version)
+        encoded = self._adopt(attempt, version)
+        self._unresolved = None  # not before, or an interrupt in between would leave the commit unknown here
+        return encoded
 
     def _try(self, attempt: _Attempt) -> int:
         """Commit, waiting for whoever has the session to himself."""

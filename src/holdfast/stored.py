@@ -147,11 +147,6 @@ class StoredDocument:
         """Keep the value of a name, now that it is known for this version."""
         self._entries[name] = StoredValue(name, len(data), data)
 
-    @property
-    def has_originals(self) -> bool:
-        """Whether any value is at hand decoded."""
-        return any(self._originals.values())
-
     def original(self, name: str) -> Original | None:
         """The value of a name, decoded, if that is at hand."""
         return self._originals.get(name)
