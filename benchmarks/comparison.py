@@ -28,7 +28,7 @@ import contention_report
 from comparison_field import ALONE, BOTH, Field, Refused, Server, python_of
 from comparison_workloads import FULL, QUICK, WORKLOADS, Extent
 from contention import Contestant, Places, Process
-from measure import machine
+from measure import compile_source, machine
 from peers import setup
 
 HERE = Path(__file__).parent
@@ -100,6 +100,7 @@ def _versions(one: Contestant, field: Field) -> dict[str, str]:
 def measured(arguments: argparse.Namespace, extent: Extent) -> report.Facts:
     """Measure what was asked for."""
     began = time.monotonic()
+    compile_source()
 
     def is_wanted(one: Contestant) -> bool:
         return not arguments.peers or one.environment in (*arguments.peers, "holdfast")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import math
 import os
 import platform
@@ -21,6 +22,11 @@ def bytes_written() -> int:
             return int(dict(line.split(": ") for line in lines)["wchar"])
     except OSError:
         return 0
+
+
+def compile_source() -> None:
+    """Bring the source of Holdfast into the form in which pip leaves that of an installed package."""
+    compileall.compile_dir(Path(__file__).parent.parent / "src" / "holdfast", quiet=1)
 
 
 def folder_size(folder: Path) -> int:

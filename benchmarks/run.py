@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measure import machine, spread, table
+from measure import compile_source, machine, spread, table
 
 HERE = Path(__file__).parent
 
@@ -51,6 +51,7 @@ Note(session_id="s", storage=SqlWorkflowStorage(db_file=sys.argv[1])).run()
 
 
 def start_up() -> None:
+    compile_source()
     python, holdfast = sys.executable, str(Path(sys.executable).with_name("holdfast"))
     with tempfile.TemporaryDirectory() as folder:
         listed = f"{folder}/listed.db"
