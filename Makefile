@@ -5,7 +5,7 @@
 # make bench        the figures in benchmarks/
 # make bench-contention   many processes at the same time, beside the peers, which are installed first; 15 minutes
 # make bench-scale   many sessions, large states, long histories, many runs, on SQLite and PostgreSQL; 15 minutes
-# make bench-peers   Holdfast beside Phidata, Agno, LangGraph and six others, which are installed first; half an hour
+# make bench-peers   Holdfast beside Phidata, Agno, LangGraph and five others, which are installed first; half an hour
 # make soak         the long randomised runs; each fault for HOLDFAST_SOAK_SECONDS=60 at most
 # make clean        remove what these targets made
 #

@@ -12,6 +12,9 @@ from typing import Literal
 
 from measure import markdown, spread
 
+MANY = 100
+"""Times from which on the one is nearly nothing."""
+
 FLOOR = "raw driver"
 OURS = "**Holdfast**"
 
@@ -118,7 +121,7 @@ def _introduction(facts: Facts) -> str:
     server = ", ".join(facts.server) or "not measured"
     return f"""# Holdfast and its peers
 
-Written by `{facts.command}` in {facts.seconds / 60:.0f} minutes; `make bench-peers` does it again.
+Written by `{facts.command}` in {facts.seconds / 60:.0f} minutes; `make bench-peers` measures all of it again.
 
 - Machine: {facts.machine}. The databases are on {facts.disk}.
 - Versions, each in an environment of its own, exactly as in `benchmarks/peers/`:
@@ -227,6 +230,8 @@ def _times(ours: Row, peer: Row, column: Column) -> float:
 def _shown(times: float) -> str:
     if times == inf:
         return "alone"
+    if times > MANY:
+        return f"more than {MANY} times"
     return f"{times:.1f} times" if times >= 1.1 else f"{(times - 1) * 100:.0f} %"
 
 
