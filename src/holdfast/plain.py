@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import accumulate, chain, compress, islice, repeat
@@ -123,10 +123,10 @@ class Values:
             return False
         names = list(values[0])
         if self._names != names * len(values):
-            sorts = set(map(tuple, values))
+            named = list(map(tuple, values))
+            sorts = set(named)
             if len(sorts) > SORTS:
                 return False
-            named = list(map(tuple, values))
             self._kind = None
             self._group([list(map(sort.__eq__, named)) for sort in sorts], depth, most, are_others=are_others)
             return True
@@ -167,7 +167,7 @@ class Values:
                 if not column._are_leaves:
                     _run(map(dict.__setitem__, copies, repeat(name), column.copies()))
             return copies
-        if self._below is None or self._kind is None:
+        if self._below is None or self._kind is None:  # they are leaves
             return self._values.copy()
         if self._kind is not tuple and self._below._are_leaves:
             return list(map(self._kind.copy, self._values))  # type: ignore[attr-defined]  # a list or a dict
@@ -186,22 +186,12 @@ class Values:
             return all(group.are(pick(others)[:-1]) for _, pick, group in self._groups)
         if self._are_leaves:
             return _are_same_leaves(self._values, others)
-        if set(map(type, others)) != {self._kind} or list(map(len, others)) != self._lengths:
+        members = self._members_in(others)
+        if members is None:
             return False
-        return self._are_dicts(others) if self._kind is dict else self._hold(list(chain.from_iterable(others)))
-
-    def _are_dicts(self, others: Sequence[Any]) -> bool:
-        if not are_same_names(self._names, list(chain.from_iterable(others))):
-            return False
-        return self._hold(list(chain.from_iterable(map(_values, others))))
-
-    def _hold(self, members: list[Any]) -> bool:
-        """Whether what the containers hold, one after the other, is the same as other values."""
         if self._below is not None:
             return self._below.are(members)
         each = len(self._columns)
-        if len(members) != each * len(self._values):  # another thread was there
-            return False
         return all(column.are(members[place::each]) for place, (_, column) in enumerate(self._columns))
 
     def suspects(self, others: Sequence[Any]) -> list[int] | None:
@@ -218,13 +208,8 @@ class Values:
             return sorted(places[place] for places, inside in found for place in inside or ())
         if self._are_leaves:
             return list(compress(count_from(0), map(is_not, self._values, others)))
-        are_alike = set(map(type, others)) == {self._kind} and list(map(len, others)) == self._lengths
-        if self._kind is dict:
-            are_alike = are_alike and are_same_names(self._names, list(chain.from_iterable(others)))
-            others = list(map(_values, others)) if are_alike else []
-        members = list(chain.from_iterable(others)) if are_alike else []
-        # None if they are not alike; or if another thread was there meanwhile.
-        return self._holders(members) if len(members) == sum(self._lengths) and are_alike else None
+        members = self._members_in(others)
+        return None if members is None else self._holders(members)
 
     def _holders(self, members: list[Any]) -> list[int] | None:
         """What `suspects` gives for containers that hold these members, one after the other."""
@@ -239,6 +224,19 @@ class Values:
             return None
         ends = list(accumulate(self._lengths))
         return sorted({bisect_right(ends, place) for place in below})
+
+    def _members_in(self, others: Sequence[Any]) -> list[Any] | None:
+        """What other containers hold, one after the other; None if they differ in kinds, lengths or names, or if
+        another thread was there meanwhile."""
+        if set(map(type, others)) != {self._kind} or list(map(len, others)) != self._lengths:
+            return None
+        holders: Iterable[Any] = others
+        if self._kind is dict:
+            if not are_same_names(self._names, list(chain.from_iterable(others))):
+                return None
+            holders = map(_values, others)
+        members = list(chain.from_iterable(holders))
+        return members if len(members) == sum(self._lengths) else None
 
 
 def require_names(keys: Sequence[Any]) -> None:
